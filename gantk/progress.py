@@ -26,6 +26,8 @@ Listener = Callable[[float, str], None]  # (share that is done, from 0 to 1; the
 
 SECONDS_BETWEEN_LINES = 30.0
 SPEED_WINDOW = 60.0  # seconds whose speed tells the time that is left
+BAR_WIDTH = 20  # columns of a terminal
+MIN_WIDTH_WITH_BAR = 100  # columns; a narrower terminal has room for the words alone
 MIN_KNOWN_SHARE = 0.02  # of the work, from which the time that is left is told
 clock = time.monotonic
 
@@ -131,7 +133,8 @@ class Display(threading.local):
 
     def show(self, now: bool = False) -> None:
         """Show the line; without a bar at most every SECONDS_BETWEEN_LINES, or `now`."""
-        share, line = line_of(self.works)
+        room = self.bar.console.width if self.bar is not None else sys.maxsize
+        share, line = line_of(self.works, room - (room >= MIN_WIDTH_WITH_BAR) * (BAR_WIDTH + 1))
         if self.listener:
             self.listener(share or 0.0, line)
         elif self.bar is not None:
@@ -178,9 +181,11 @@ def progress_to(listener: Listener | None) -> Iterator[None]:
         _display.listener = before
 
 
-def line_of(works: Sequence[Work]) -> tuple[float | None, str]:
+def line_of(works: Sequence[Work], width: int = sys.maxsize) -> tuple[float | None, str]:
     """The share that is done, from 0 to 1, of the outermost work whose length is known, None without
-    one; and the line: `reading, file 3 of 7  34%  left 2 min 10 s  slice 12 of 155`.
+    one; and the line: `reading, file 3 of 7  34%  left 2 min 10 s  slice 12 of 155`. A line of more
+    than `width` characters loses what follows the time that is left, from its end, then the end of
+    its first words.
     """
     share: float | None = None
     measured: Work | None = None
@@ -191,13 +196,21 @@ def line_of(works: Sequence[Work]) -> tuple[float | None, str]:
 
     # what holds a measured work is named once
     first = max(0, works.index(measured) - 1 if measured else len(works) - 1)
-    parts = []
+    parts: list[str] = []
+    kept = 1
     for work in works[first:]:
-        parts.append(work.words())
+        parts += filter(None, [work.words()])
         if work is measured and share is not None:
-            parts += [f"{100 * share:.0f}%", work.time_left(share)]
-    parts += [work.facts() for work in works]
-    return share, "  ".join(filter(None, parts))
+            parts += filter(None, [f"{100 * share:.0f}%", work.time_left(share)])
+            kept = len(parts)
+    for work in works:
+        parts += filter(None, work.facts().split("  "))
+    while len(parts) > kept and len("  ".join(parts)) > width:
+        parts.pop()
+    excess = len("  ".join(parts)) - width
+    if excess > 0:
+        parts[0] = f"{parts[0][: -excess - 1]}…"
+    return share, "  ".join(parts)
 
 
 def _new_bar() -> Any:
@@ -211,7 +224,9 @@ def _new_bar() -> Any:
 
     from rich.progress import BarColumn, Progress, TextColumn
 
-    columns = BarColumn(20), TextColumn("{task.description}", markup=False)
+    columns: list[Any] = [TextColumn("{task.description}", markup=False)]
+    if console.width >= MIN_WIDTH_WITH_BAR:
+        columns.insert(0, BarColumn(BAR_WIDTH))
     # what is written to a file meanwhile stays there
     redirect = sys.stderr.isatty()
     bar = Progress(

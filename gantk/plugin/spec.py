@@ -373,7 +373,10 @@ def _user_error(model: type[BaseModel], error: Mapping[str, Any], owner: str) ->
     else:
         message = error["msg"].removeprefix("Value error, ").replace("an object", "a table")
         message = message[0].lower() + message[1:].replace("a valid array", "a list")
-        result = UserError(f"{message}, not {_short_json(error['input'])}")
+        given = _short_json(error["input"])
+        if message.endswith("a list") and isinstance(error["input"], (int, float)):
+            message += f", such as [{given}, {given}]"
+        result = UserError(f"{message}, not {given}")
 
     result.kind = result.kind or error["type"]
     result.path = (*path, *result.path)

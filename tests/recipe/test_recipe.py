@@ -261,8 +261,8 @@ def test_a_mistake_names_the_option_or_the_line_that_made_it(recipe, settings, p
     ("setting", "words"),
     [(setting, "does not have the form key=value") for setting in ("=3", "train..steps=3", "", 5)]
     + [
-        (f"data.size={value}", r"data\.size: input should be a list, not ")
-        for value in ("[1,", "", "$fp32")
+        (f"data.size={value}", rf"data\.size: input should be a list{such}, not ")
+        for value, such in [("[1,", ""), ("", ""), ("$fp32", ""), (64, r", such as \[64, 64\]")]
     ]
     + [
         ("data.domains=[CT, MR]", "not .*CT, MR.* not valid TOML: put quotes"),

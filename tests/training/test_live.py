@@ -64,6 +64,27 @@ def test_the_live_line_says_what_is_done_and_what_is_left(now, terminal):
     assert f"{done}  validation PSNR at step 400: T1 -> T2 21.50 (+1.5)" in shown
 
 
+@pytest.mark.parametrize(
+    ("width", "line"),
+    [
+        (
+            200,
+            "step 400/1000  40%  left 30 s  validation PSNR at step 400: T1 -> T2 21.50  9.0 images/s",
+        ),
+        (80, "step 400/1000  40%  left 30 s  validation PSNR at step 400: T1 -> T2 21.50"),
+        (70, "step 400/1000  40%  left 30 s"),
+        (26, "step 400/…  40%  left 30 s"),
+    ],
+)
+def test_a_narrow_line_keeps_percent_and_time_left(width, line, monkeypatch):
+    training = TrainingWork(1000, say, False, True, ("T1", "T2"))
+    training.add_speed(9.0)
+    training.done = 400
+    training.add_validation({"a_to_b": {"psnr": 21.5}})
+    monkeypatch.setattr(training, "time_left", lambda share: "left 30 s")
+    assert progress.line_of([training], width)[1] == line
+
+
 def test_lines_are_printed_above_the_live_line(terminal):
     with guest(say), Work("reading"):
         say("note     a line")
