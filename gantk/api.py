@@ -8,7 +8,7 @@ trains around the steps of `training.engine`, `metrics.evaluate` scores, `report
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,6 +156,7 @@ def resume(run: AnyPath, *, device: str | None = None, say: Say = tell) -> Run:
 
 def _finish(begun: Training, say: Say) -> Run:
     """Train to the last step, score and report."""
+    from gantk.metrics.rows import result_tone
     from gantk.report.notebook import Run
     from gantk.training.assemble import restore
     from gantk.training.restart import advice
@@ -177,7 +178,7 @@ def _finish(begun: Training, say: Say) -> Run:
                 restore(parts, folder.inference_checkpoint())
                 say_safely(f"best     step {parts.engine.step}, chosen by: {begun.choice.rule}")
             with _scores_resumed(folder):
-                _evaluate(parts, folder, say_safely, hooks=begun.hooks)
+                scores = _evaluate(parts, folder, say_safely, hooks=begun.hooks, said=begun.notes)
         except BaseException as error:
             if main:
                 # makes the page stop reloading; its failure must not hide `error`
@@ -188,7 +189,7 @@ def _finish(begun: Training, say: Say) -> Run:
 
         if main:
             say_safely(f"report   {_write_report(folder)}")
-            _say_end(parts, folder, say_safely)
+            _say_end(parts, folder, result_tone(scores.results) == "bad", say_safely)
 
         parts.runtime.wait()
     return Run(folder.path)
@@ -209,8 +210,10 @@ def _scores_resumed(folder: RunFolder) -> Iterator[None]:
         raise Interrupted(f"{what} {again}") from None
 
 
-def _say_end(parts: Parts, folder: RunFolder, say: Say) -> None:
-    """Say what a finished run has used, and what can be done with it."""
+def _say_end(parts: Parts, folder: RunFolder, is_behind: bool, say: Say) -> None:
+    """Say what a finished run has used, and what can be done with it; a longer training, where it
+    `is_behind` its baseline.
+    """
     from gantk.terminal import duration, say_next
 
     run = argument(folder.path)
@@ -220,7 +223,11 @@ def _say_end(parts: Parts, folder: RunFolder, say: Say) -> None:
         if used.peak_memory_gib:
             line += f", {used.peak_memory_gib:.1f} GiB of memory"
         say(line)
-    if parts.method.samples:
+    if is_behind:
+        train = parts.model.train
+        length = f"steps={2 * train.steps}" if train.steps else f"epochs={2 * (train.epochs or 1)}"
+        say_next(f"gantk run {run}/recipe.toml --set train.{length}", say)
+    elif parts.method.samples:
         say_next(f"gantk sample {run} -n 64 --out images", say)
     elif parts.method.directions():
         say_next(f"gantk translate {run} SCAN OUTPUT", say)
@@ -332,10 +339,9 @@ def evaluate(
             return scores
 
         parts.data.test_on(other, model.method.target, seen)
-        if read_by := layouts_in_words(parts.data.source):
-            say(f"layout   {read_by}")
         tested = parts.data.splits["test"]
-        say(f"data     {parts.data.images_in_words(tested)}")
+        read_by = layouts_in_words(parts.data.source)
+        say(f"layout   {read_by}" if read_by else f"data     {parts.data.images_in_words(tested)}")
         say("note     scores hold in this model's gray range: compare two by gantk eval RUN OTHER")
         alone = without_partner(tested)
         if alone and len(alone) < len(tested):
@@ -619,11 +625,13 @@ def _evaluate(
     say: Say,
     scratch: RunFolder | None = None,
     hooks: Hooks | None = None,
+    said: Sequence[str] = (),
 ) -> Scores:
     """Score the test split, write metrics.json and scores.csv, and print their summary; returns the
     scores, without any on ranks other than 0.
 
-    `scratch`: the folder that gets the files, where they are not about the run's own images.
+    `scratch`: the folder that gets the files, where they are not about the run's own images;
+    `said`: warnings that are not repeated.
     """
     kept = scratch or folder
     from gantk.metrics.comparing import add_tests
@@ -668,7 +676,7 @@ def _evaluate(
             )
         ]
 
-    for line in [*summary_lines(results), *warnings]:
+    for line in [*summary_lines(results, said), *warnings]:
         say(line)
 
     return Scores(results)

@@ -416,9 +416,8 @@ def explain(
         if isinstance(row, Row):
             found.rows.append(row)
             fields_of.append(fields)
-            for name in {"ab", "contrast"} & fields.keys():
-                if name == "ab" or row.contrast in ("A", "B"):
-                    found.letters[fields[name]] = row.contrast
+            if "ab" in fields:
+                found.letters[fields["ab"]] = row.contrast
             continue
         found.left_out[path] = row
         if gives_up and len(found.left_out) > MAX_UNEXPLAINED_IMAGES and not layout.words:

@@ -37,22 +37,16 @@ def describe(data: Data) -> list[str]:
 
 
 def _counts(data: Data) -> str:
-    """How many images are trained on, and how many pairs or images are held out, at which size."""
+    """How many images are trained on, at which size, and whether no held-out ones are pairs."""
     counts = ", ".join(
         f"{sum(record.domain == letter for record in data.training)} {name}"
         for letter, name in data.names.items()
     )
-    held_out = {name: len(data.pairs(name)) for name in ("validation", "test")}
-    what = "pairs"
-    if not any(held_out.values()):
-        held_out = {name: len(data.splits[name]) for name in held_out}
-        what = "images" if len(data.letters) == 1 else "images without pairs"
+    has_pairs = len(data.letters) == 1 or data.pairs("validation") or data.pairs("test")
+    alone = "" if has_pairs else "; validation and test images without pairs"
     halved = " (one contrast of each patient)" if _is_halved(data) else ""
     size = " x ".join(map(str, data.table.size))
-    return (
-        f"{data.table.source.name}: {counts} for training{halved}, {held_out['validation']}"
-        f" validation and {held_out['test']} test {what}, at {size}"
-    )
+    return f"{data.table.source.name}: {counts} for training{halved}, at {size}{alone}"
 
 
 def _is_halved(data: Data) -> bool:

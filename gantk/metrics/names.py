@@ -24,6 +24,7 @@ REGIONS = {
 # the end of what names of folders have in common, before the number of a fold or a seed
 SERIAL = re.compile(r"(?<=\w)[\W_]+(fold|seed)?[\W_]*$", re.IGNORECASE)
 AFTER_POSTS = ", after the post-steps"  # the end of the title of a direction
+FEATURES = " features"  # the end of the plain name of a score by features
 CEILING = "real_split"  # real images scored as generated: the best possible score, no baseline
 
 # plain name of a baseline, and what it is; plugins add theirs
@@ -116,7 +117,7 @@ def metric_words(score: str) -> tuple[str, str]:
     """
     plain, _ = split_region(score)
     name, meaning, rest = _words_of(plain)
-    return f"{name}, by {rest} features" if name and rest else name, meaning
+    return f"{name}, by {rest}{FEATURES}" if name and rest else name, meaning
 
 
 def short_metric_name(score: str) -> str:

@@ -7,12 +7,19 @@ from __future__ import annotations
 
 import textwrap
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
 
-from gantk.metrics.names import CEILING, FOREGROUND, join_words, short_metric_name, title_of
+from gantk.metrics.names import (
+    CEILING,
+    FEATURES,
+    FOREGROUND,
+    join_words,
+    short_metric_name,
+    title_of,
+)
 from gantk.metrics.rows import (
     FROM_NOISE,
     list_scores,
@@ -61,10 +68,13 @@ class Scores(dict[str, Any]):
         return "\n".join(summary_lines(self.results))
 
 
-def summary_lines(results: Results) -> Iterator[str]:
-    """Yield what a terminal shows of results, each line with its label; the table is a `TextTable`."""
+def summary_lines(results: Results, said: Collection[str] = ()) -> Iterator[str]:
+    """Yield what a terminal shows of results, each line with its label; the table is a `TextTable`.
+    Consequences of the split that were `said` before are not repeated.
+    """
     for consequence in results.split.consequences if results.split else ():
-        yield with_label("warning", consequence)
+        if consequence not in said:
+            yield with_label("warning", consequence)
 
     sentence = result_sentence(results)
     if sentence:
@@ -89,6 +99,9 @@ def summary_lines(results: Results) -> Iterator[str]:
         yield TextTable(tuple(columns.values()), cells, [COLOURS[row.tone] for row in rows])
     if names:
         yield with_label("baseline", f"the best for each score: {join_words([*names])}")
+    of_features = {row.name: row for row in rows if row.plain_name.endswith(FEATURES)}
+    for name, row in of_features.items():
+        yield with_label("note", f"{name}: {row.plain_name}. {row.explanation}")
 
     needs_pairs = pairs_sentence(results)
     if needs_pairs:
