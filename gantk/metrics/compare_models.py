@@ -48,26 +48,30 @@ from gantk.metrics.comparing import (
     SystemTest,
     compare_systems,
 )
-from gantk.metrics.names import BASELINES, join_words, name_systems, short_metric_name
+from gantk.metrics.names import BASELINES, FOREGROUND, join_words, name_systems, short_metric_name
 from gantk.metrics.pair_scores import foreground
 from gantk.metrics.references import GRAY_VALUES, in_hounsfield
+from gantk.metrics.samples import alarm_of_contrast
 from gantk.metrics.summary import with_label
 from gantk.metrics.table import TEXTS
 from gantk.prepare.grid import resample_onto
 from gantk.progress import track
 from gantk.runs.folder import FOLD, recipe_without
 from gantk.runs.models import is_among, trained_on
-from gantk.runs.results import Score, number_text
+from gantk.runs.results import NO_VALUE, Score, number_text
 from gantk.terminal import TextTable
 
 PlacedScores = dict[tuple[str, str, str], Score]  # by direction, metric and system
+# by direction, then patient and image, of some: the middle plane (C, H, W) of TRUTH and of each system
+Pictures = dict[str, dict[tuple[str, str], dict[str, np.ndarray]]]
 ONE_SCALE = (
     "of whole files, as gantk translate makes them; HU as they are, other gray values, whose scales"
     " differ between models, by one line for each model to the mean and spread of the true ones"
 )
 INPUT = BASELINES["identity"][0]  # is scored too: any model must beat it
 TRUTH = "truth"  # the real images among the pictures of systems
-MAX_SHOWN_PATIENTS = 4
+MAX_SHOWN_IMAGES = 4
+OF_TESTS = ("best", "ahead by", "p, corrected")
 Translations = Iterator[tuple[Pair, Callable[[], Image]]]  # with the image of each pair
 
 
@@ -78,8 +82,7 @@ class ModelComparison(Comparison):
     scores: pd.DataFrame  # columns of `gantk.metrics.table`; `system` is the model
     left_out: dict[str, list[str]]  # model -> the patients that it was trained or validated on
     means: PlacedScores
-    # by direction and patient, of some: the middle plane (C, H, W) of TRUTH and of each system
-    pictures: dict[str, dict[str, dict[str, np.ndarray]]]
+    pictures: Pictures
 
     def dump(self) -> dict:
         """The content of the JSON file."""
@@ -269,18 +272,18 @@ def _score_systems(
     directions: Mapping[str, Frame],
     pairs: Sequence[Pair],
     parts: Sequence[Any],
-) -> tuple[pd.DataFrame, PlacedScores, dict[str, dict], list[str]]:
+) -> tuple[pd.DataFrame, PlacedScores, Pictures, list[str]]:
     """The table of scores; the score of each direction, metric and system; pictures; and warnings."""
     first = systems[0].models[0]
     regions = first.recipe.evaluate.regions
     warnings: list[str] = []
     tables = []
     scores: PlacedScores = {}
-    shown = sorted({_patient(pair) for pair in pairs}, key=natural)[:MAX_SHOWN_PATIENTS]
-    pictures: dict[str, dict[str, dict[str, np.ndarray]]] = {}
+    shown = [(_patient(pair), pair["a"].key) for pair in _shown_pairs(pairs)]
+    pictures: Pictures = {}
     for to, frame in directions.items():
         title = f"{frame.source} -> {frame.target}"
-        pictures[title] = {patient: {} for patient in shown}
+        pictures[title] = {image: {} for image in shown}
         truths = [pair[to] for pair in pairs]
         unit = "HU" if in_hounsfield(frame.target, truths, [first.intensity[to]]) else GRAY_VALUES
         everyone: list[ComparedModels | UnchangedInput] = [*systems, UnchangedInput()]
@@ -301,13 +304,41 @@ def _score_systems(
                 )
                 tables.append(_mean_of_models(lines).assign(system=system.name))
                 for file in made:
-                    own = pictures[title].get(file.patient)
+                    own = pictures[title].get((file.patient, file.name))
                     if own is not None and system.name not in own:
                         image, truth = file.read()
-                        own |= {TRUTH: truth.middle_plane, system.name: line(image.middle_plane)}
+                        scale = line if system.name != INPUT else np.asarray
+                        own |= {TRUTH: truth.middle_plane, system.name: scale(image.middle_plane)}
+                if system.name != INPUT and (
+                    alarm := _alarm_of_contrast(pictures[title], system.name)
+                ):
+                    warnings.append(f"{title}, {system.name}: {alarm}")
                 scores |= {(title, name, system.name): of_system[name] for name in of_system}
                 warnings += [warning] * bool(warning)
     return pd.concat(tables, ignore_index=True), scores, pictures, [*dict.fromkeys(warnings)]
+
+
+def _shown_pairs(pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs that figures show: the middle one of each patient, or several spread over a patient."""
+    by_patient: dict[str, list[Pair]] = defaultdict(list)
+    for pair in pairs:
+        by_patient[_patient(pair)].append(pair)
+    patients = sorted(by_patient, key=natural)[:MAX_SHOWN_IMAGES]
+    count = MAX_SHOWN_IMAGES // len(patients)
+    return [
+        own[place]
+        for own in map(by_patient.__getitem__, patients)
+        for place in dict.fromkeys((2 * n + 1) * len(own) // (2 * count) for n in range(count))
+    ]
+
+
+def _alarm_of_contrast(shown: Mapping[Any, Mapping[str, np.ndarray]], system: str) -> str:
+    """A warning if a system's images have the contrast of the truth inverted; else ""."""
+    images, truths = (
+        torch.cat([torch.tensor(each[name]).flatten() for each in shown.values()])
+        for name in (system, TRUTH)
+    )
+    return alarm_of_contrast(images, truths)
 
 
 def _mean_of_models(lines: pd.DataFrame) -> pd.DataFrame:
@@ -322,12 +353,14 @@ def _say_tests(compared: Comparison, scores: PlacedScores, say: Say) -> None:
     for sentence in compared.sentences:
         say(with_label("result", sentence))
     systems = [*dict.fromkeys(system for *_, system in scores)]
-    of_scores: dict[tuple, list[SystemTest]] = defaultdict(list)
+    tests: dict[tuple, list[SystemTest]] = defaultdict(list)
     for test in compared.tests:
-        of_scores[test.place].append(test.leader_first())
-    if of_scores:
-        rows = [_cells(tests, systems, scores) for tests in of_scores.values()]
-        say(TextTable(("direction", "score", *systems, "best", "ahead by", "p, corrected"), rows))
+        tests[test.place].append(test.leader_first())
+    places = dict.fromkeys(place[:2] for place in scores)
+    rows = [_cells(place, tests[place], systems, scores) for place in places]
+    say(TextTable(("direction", "score", *systems, *OF_TESTS), rows))
+    for note in _of_air(systems, scores):
+        say(with_label("note", note))
 
 
 def _whole_pairs(records: Sequence[Record]) -> list[Pair]:
@@ -410,28 +443,60 @@ def _regions(pair: Pair, to: str, model: Model) -> dict[str, Any]:
 
 
 def _cells(
-    tests: Sequence[SystemTest], systems: Sequence[str], scores: PlacedScores
+    place: tuple[str, str],
+    tests: Sequence[SystemTest],
+    systems: Sequence[str],
+    scores: PlacedScores,
 ) -> tuple[str, ...]:
     """The row of a score: the systems' values, and the test of the best against the next one."""
-    # all systems have the same images, so the best one leads in each of its tests
-    best = max((test.one for test in tests), key=lambda name: sum(x.one == name for x in tests))
-    test = min((test for test in tests if test.one == best), key=attrgetter("gain"))
-    unit = scores[*test.place, best].unit
-    name = ", ".join(filter(None, (short_metric_name(test.score), unit)))
+    of_systems = [scores[*place, system] for system in systems]
+    unit = of_systems[0].unit
+    direction, metric = place
+    name = ", ".join(filter(None, (short_metric_name(metric), unit)))
+    values = [number_text(score.value, score.decimals) for score in of_systems]
+    best = _best(place, systems, scores)
+    leads = [test for test in tests if test.one == best]
+    if not leads:  # it is the input, or nothing can be tested
+        return direction, name, *values, best, NO_VALUE, NO_VALUE
+    test = min(leads, key=attrgetter("gain"))
     gain = Score(value=test.gain, ci95=test.ci95, unit=unit)
-    shown = [*(scores[*test.place, system] for system in systems), gain]
-    *values, by = (number_text(score.value, score.decimals) for score in shown)
-    by = f"{by} {gain.interval()}".rstrip()
-    return test.label, name, *values, best, by, f"{test.corrected_p:.2g}"
+    by = f"{number_text(gain.value, gain.decimals)} {gain.interval()}".rstrip()
+    return direction, name, *values, best, by, f"{test.corrected_p:.2g}"
+
+
+def _best(place: tuple[str, str], systems: Sequence[str], scores: PlacedScores) -> str:
+    """The system with the best value; NO_VALUE where none is better than all others."""
+    of_systems = {system: scores[*place, system] for system in systems}
+    for system, score in of_systems.items():
+        if all(
+            score.is_better_than(rival) for other, rival in of_systems.items() if other != system
+        ):
+            return system
+    return NO_VALUE
+
+
+def _of_air(systems: Sequence[str], scores: PlacedScores) -> Iterator[str]:
+    """Yield a note where another system is best in the foreground than in the whole image."""
+    for direction, metric in dict.fromkeys(place[:2] for place in scores):
+        inside = direction, metric + FOREGROUND
+        if (*inside, INPUT) not in scores:
+            continue
+        best, in_foreground = (
+            _best(place, systems, scores) for place in ((direction, metric), inside)
+        )
+        if NO_VALUE not in (best, in_foreground) and best != in_foreground:
+            yield (
+                f"{direction}: by {short_metric_name(metric)} {best} is best in the whole image, where air"
+                f" counts too, {in_foreground} in the foreground"
+            )
 
 
 def _behind_input(scores: PlacedScores) -> Iterator[str]:
-    """Yield a warning for each model that is no better than its input in the first score of a direction."""
-    first: dict[str, str] = {}
+    """Yield a warning for each model that is no better than its input in a score of a direction."""
+    behind: dict[tuple[str, str], list[str]] = defaultdict(list)
     for (direction, metric, system), score in scores.items():
-        rival = scores[direction, metric, INPUT].value
-        if metric != first.setdefault(direction, metric) or score.value is None or rival is None:
-            continue
-        gain = score.value - rival if score.higher_is_better else rival - score.value
-        if system != INPUT and gain <= 0:
-            yield f"{direction}: {system} is not better than {INPUT} in {short_metric_name(metric)}"
+        is_compared = score.higher_is_better is not None and system != INPUT
+        if is_compared and not score.is_better_than(scores[direction, metric, INPUT]):
+            behind[direction, system].append(short_metric_name(metric))
+    for (direction, system), names in behind.items():
+        yield f"{direction}: {system} is not better than {INPUT} in {join_words(names)}"

@@ -38,6 +38,7 @@ from gantk.metrics.references import (
     RealImages,
     number_that_fits,
 )
+from gantk.metrics.samples import alarm_of_contrast
 from gantk.metrics.sets import ImageGroup, SetMetric, halves, select_images
 from gantk.metrics.sets import set_scores as set_scores_of
 from gantk.metrics.values import value_distributions
@@ -204,8 +205,9 @@ class Scorer:
             baselines = {name: torch.where(padding, real, own) for name, own in baselines.items()}
             lines = score_pairs(results, key, self.pairs, made, baselines, references)
             self.tested[key] = Tested(self.data, pairs, to, shown, made[key], references, lines)
-            if alarm := alarm_of_regions(references):
-                results.alarms[key] = alarm
+            alarms = alarm_of_regions(references), alarm_of_contrast(made[key], real)
+            if any(alarms):
+                results.alarms[key] = ". ".join(filter(None, alarms))
         else:
             real = self.reals.test_images(to)
         results.values[key] = self._value_distributions(key, real, made)

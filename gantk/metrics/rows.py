@@ -225,6 +225,8 @@ def _verdicts_in_words(results: Results, rows: Sequence[Row]) -> Iterator[str]:
             subject = "the model is"
             counts = Counter(row.name for row in own)
             texts = [f"{name} in {n} of {directions} directions" for name, n in counts.items()]
+        if rival == BEST_BASELINE:
+            rival += f", {join_words([*dict.fromkeys(row.baseline_name for row in own)])}"
         verdicts = [results.verdict_of(row.key, row.metric) for row in own]
         worst = verdict_words(max(verdicts, key=deciding_p), f"{rival} ({'; '.join(texts)})")
         yield f"{subject} {worst}"
@@ -275,8 +277,14 @@ def judgement(run: RunFolder) -> tuple[str, Tone]:
 
 def pairs_sentence(results: Results) -> str:
     """A sentence for a model that loses only to baselines that were fitted on pairs, and wins
-    against all others; "" for other models.
+    against all others, or that has no such baselines; "" for other models.
     """
+    is_of_pairs = any(
+        not score.of_sets for scores in results.metrics.values() for score in scores.values()
+    )
+    if is_of_pairs and results.baselines and not any(map(needs_pairs, results.baselines)):
+        missing = baseline_words("intensity_map")
+        return f"{missing}, mostly the strongest baseline, is missing: no registered training pairs are known."
     lost = [row for row in main_rows(results) if row.tone in ("bad", "near")]
     verdicts = [results.verdict_of(row.key, row.metric) for row in lost]
     if not lost or not all(
@@ -318,23 +326,22 @@ def list_scores(scores: Mapping[str, Score]) -> str:
 
 
 def unlike_inputs(results: Mapping[str, Results]) -> str:
-    """`16.28 dB in pix2pix, 17.02 dB in cyclegan`: the score of the unchanged input in runs that were
+    """`PSNR 16.28 dB in pix2pix, 17.02 dB in cyclegan`: the first score of the unchanged input in runs that were
     tested on the same images, where it differs by more than MAX_SCALE_GAP, so that scores are of other
     gray scales; else "".
     """
     first, *_ = results.values()
     for key in first.metrics:
-        for metric in first.baseline("identity", key):
-            scores = {
-                name: each.baseline("identity", key).get(metric) for name, each in results.items()
-            }
-            found = {
-                name: score for name, score in scores.items() if score and score.value is not None
-            }
-            values = [score.value or 0.0 for score in found.values()]
-            gap = max(values, default=0.0) - min(values, default=0.0)
-            if len(found) == len(results) and gap > MAX_SCALE_GAP * max(map(abs, values)):
-                return ", ".join(f"{score.text()} in {name}" for name, score in found.items())
+        metric = next(iter(first.baseline("identity", key)), "")
+        scores = {
+            name: each.baseline("identity", key).get(metric) for name, each in results.items()
+        }
+        values = [score.value for score in scores.values() if score and score.value is not None]
+        if 0 < len(values) == len(results) and max(values) - min(values) > MAX_SCALE_GAP * max(
+            map(abs, values)
+        ):
+            found = [f"{score.text()} in {name}" for name, score in scores.items() if score]
+            return f"{short_metric_name(metric)} {', '.join(found)}"
     return ""
 
 

@@ -98,11 +98,12 @@ def alarms(
         truths = batch.truths.get(key)
         if _nearly_equal(images, inputs):
             yield "no-change", f"{title}: the output is nearly identical to the input"
-        elif truths is not None and truths.shape == images.shape:
-            correlation = _correlation_in_tissue(images, truths)
-            if correlation < MIN_CORRELATION:
-                what = "the contrast is inverted: bright and dark are swapped"
-                yield "inverted", f"{title}: {what} ({correlation:.2f})"
+        elif (
+            truths is not None
+            and truths.shape == images.shape
+            and (what := alarm_of_contrast(images, truths))
+        ):
+            yield "inverted", f"{title}: {what}"
 
         variation = difference(images)
         real_variation = batch.differences.get(key, 0.0)
@@ -121,6 +122,9 @@ def _nearly_equal(images: Tensor, inputs: Tensor | None) -> bool:
     return float((images - inputs).abs().mean()) < 0.01
 
 
-def _correlation_in_tissue(images: Tensor, truths: Tensor) -> float:
+def alarm_of_contrast(images: Tensor, truths: Tensor) -> str:
+    """A warning if images (N, C, *size) have the contrast of their truths inverted in tissue; else ""."""
     tissue = truths > truths.min() + 0.1 * (truths.max() - truths.min())
-    return float(torch.corrcoef(torch.stack([images[tissue], truths[tissue]]))[0, 1])
+    correlation = float(torch.corrcoef(torch.stack([images[tissue], truths[tissue]]))[0, 1])
+    what = f"the contrast is inverted: bright and dark are swapped ({correlation:.2f})"
+    return what if correlation < MIN_CORRELATION else ""

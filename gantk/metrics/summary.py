@@ -130,10 +130,15 @@ def _remarks(results: Results) -> Iterator[str]:
 
         known = list_scores(results.baselines.get(CEILING, {}).get(key, {}))
         if known and key not in FROM_NOISE:  # whose sentence has them
-            what = (
-                f"{title}: other real images reach {known}, which is the best that can be expected"
-            )
-            yield with_label("note", what)
+            passed = [
+                short_metric_name(name)
+                for name, ceiling in results.baseline(CEILING, key).items()
+                if name in scores and scores[name].is_better_than(ceiling)
+            ]
+            ends = "no model can be expected to do better"
+            if passed:
+                ends = f"so {join_words(passed)} cannot tell the model's images from real ones"
+            yield with_label("note", f"{title}: other real images reach {known}, {ends}")
 
 
 def remarks(scores: Mapping[str, Score]) -> Iterator[tuple[str, str]]:

@@ -137,6 +137,12 @@ class Score(Table):
         low, high = self.ci95 or (None, None)
         return None if low is None or high is None else (low, high)
 
+    def is_better_than(self, other: Score) -> bool:
+        """Whether its value is better; False where this is not known."""
+        if self.value is None or other.value is None or self.higher_is_better is None:
+            return False
+        return (self.value > other.value) == self.higher_is_better and self.value != other.value
+
     def times(self, sign: int) -> Score:
         """A difference seen from the other side where `sign` is -1."""
         value = None if self.value is None else sign * self.value

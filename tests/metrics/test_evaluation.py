@@ -2,6 +2,7 @@
 batch.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -148,6 +149,19 @@ def test_a_foreground_that_is_the_whole_image_raises_an_alarm(plain):
     assert said in result["alarms"]["a_to_b"]
     assert f"warning  T1 -> T2: {said}" in " ".join(lines_of(result).split("\n" + 9 * " "))
     assert "alarms" not in plain[1]
+
+
+def test_swapped_bright_and_dark_raise_an_alarm(monkeypatch):
+    scorer = scorer_of(Translates)
+    references = scorer.reals.references
+
+    def of_inverted(pairs, to, sources=None):
+        found = references(pairs, to, sources)
+        return replace(found, images=-sources)
+
+    monkeypatch.setattr(scorer.reals, "references", of_inverted)
+    said = scorer.test().dump()["alarms"]["a_to_b"]
+    assert "bright and dark are swapped" in said
 
 
 def test_translations_have_default_metrics_and_baselines(plain):

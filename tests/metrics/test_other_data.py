@@ -15,6 +15,7 @@ import gantk
 from gantk.data.recipe_data import with_test_data
 from gantk.formats.files import read, write
 from gantk.formats.image import Image
+from gantk.metrics.compare_models import INPUT
 from gantk.runs.folder import RunFolder
 
 
@@ -352,9 +353,23 @@ def test_comparison_scores_lesions_and_the_input(masks, run, tmp_path):
         of_files = matched["metrics"]["pred_to_truth"]["mae"]["value"]
         assert values[system, "mae"] == pytest.approx(of_files, rel=1e-3)
     text = " ".join(" ".join(said).split())
+    for (direction, metric), own in found.scores.groupby(["direction", "metric"]):
+        means = own.groupby("system")["value"].mean()
+        lost = {name for name in (other.name, run.name) if means[name] >= means[INPUT]}
+        named = {name for name in lost if f"{direction}: {name} is not better than {INPUT}" in text}
+        assert metric == "lesion_contrast" or named == lost
     assert ("cover most of the foreground" in text) == is_told
-    behind = f"T1 -> T2: {run.name} is not better than the unchanged input in MAE" in text
-    assert behind == (values[run.name, "mae"] >= values["the unchanged input", "mae"])
+
+
+def test_comparison_on_one_patient_prints_its_scores(run, packed, tmp_path):
+    said: list[str] = []
+    models = [run, packed]
+    data = scans(tmp_path, range(20, 21))
+    found = gantk.compare_models(models, data, metrics=["psnr"], device="cpu", say=said.append)
+    (table,) = [line for line in said if "PSNR, dB" in line]
+    value = found.means["T1 -> T2", "psnr", INPUT].value
+    assert f"{value:.2f}" in table
+    assert "cannot be said" in " ".join(said)
 
 
 def test_hounsfield_units_are_compared_as_they_are(run, tmp_path):

@@ -116,7 +116,7 @@ def test_one_sentence_says_first_which_direction_is_behind():
     said = result_sentence(found)
     assert said == (
         "On 8 unseen patients, T2 -> T1 is not better than a simple intensity map (PSNR 1.73 dB worse);"
-        " T1 -> T2 is better than the best baseline (PSNR 1.00 dB better)."
+        " T1 -> T2 is better than the best baseline, histogram matching (PSNR 1.00 dB better)."
     )
     assert len(said.split()) <= 35
     first = next(iter(summary_lines(found)))
@@ -133,17 +133,20 @@ NO_SETS = (
 # verdicts of more directions than are named -> what is said of the model
 MANY = {
     "no pairs": ([], "gantk eval RUN --metrics kid"),
-    "all better": ([WON] * 4, "better than the best baseline (PSNR in 4 of 4 directions)."),
+    "all better": (
+        [WON] * 4,
+        "better than the best baseline, histogram matching (PSNR in 4 of 4 directions).",
+    ),
     "few patients": (
         [FEW] * 4,
-        "ahead of the best baseline (PSNR in 4 of 4 directions), but 5 patients are too few: 10 are"
+        "ahead of the best baseline, histogram matching (PSNR in 4 of 4 directions), but 5 patients are too few: 10 are"
         " needed.",
     ),
     "some lost": (
         [WON, LOST, FEW, LOST],
         "not better than a simple intensity map (PSNR in 2 of 4 directions); the model is ahead of the"
-        " best baseline (PSNR in 1 of 4 directions), but 5 patients are too few: 10 are needed; the model"
-        " is better than the best baseline (PSNR in 1 of 4 directions).",
+        " best baseline, histogram matching (PSNR in 1 of 4 directions), but 5 patients are too few: 10 are needed; the model"
+        " is better than the best baseline, histogram matching (PSNR in 1 of 4 directions).",
     ),
     "none compared": ([{}] * 4, ""),
 }
@@ -204,8 +207,8 @@ def test_images_from_noise_stand_beside_real_ones(verdict, tone):
 
 
 NOT_BETTER = "T1 -> T2 is not better than a simple intensity map ("
-BETTER = "T1 -> T2 is better than the best baseline ("
-FEWER = "T1 -> T2 is ahead of the best baseline ("
+BETTER = "T1 -> T2 is better than the best baseline, histogram matching ("
+FEWER = "T1 -> T2 is ahead of the best baseline, histogram matching ("
 OF_FEW = ", but 5 patients are too few: 10 are needed."
 
 

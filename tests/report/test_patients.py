@@ -216,7 +216,7 @@ def test_equal_files_in_two_folders_are_the_same_test_images(copied_run, tmp_pat
     [
         (("cycle = 5.0", "cycle = 7.0"), ""),
         # the intensities of its training images, which no key tells
-        (None, "the unchanged input shows (9.90 dB in one, 10.90 dB in two)"),
+        (None, "the unchanged input shows (PSNR 9.90 dB in one, 10.90 dB in two)"),
     ],
 )
 def test_scores_on_other_scales_are_not_compared(
@@ -340,7 +340,7 @@ def folds(tiny_run, tmp_path):
             [
                 "DualGAN (3 runs of one recipe), 0.0",
                 " M generator weights: On 6 unseen patients, T1 -> T2 is better than the best"
-                " baseline (PSNR 14.00 dB better",
+                " baseline, the unchanged input (PSNR 14.00 dB better",
             ],
         ),
         (
@@ -376,7 +376,7 @@ def folds(tiny_run, tmp_path):
             ("scores.csv", "11.0,,True", "12.5,,True"),
             3,
             [
-                "the unchanged input shows (11.50 dB in a, 11.00 dB in b)",
+                "the unchanged input shows (PSNR 11.50 dB in a, 11.00 dB in b)",
                 "a: a-0, a-1, a-2",
                 "PSNR 13.00 dB better",
             ],

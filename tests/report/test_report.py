@@ -226,7 +226,7 @@ def test_nothing_in_the_run_can_execute(tmp_path):
 
 
 WORDS = [
-    "On 40 test images of 10 patients, T1 → T2 and T2 → T1 are better than the best baseline (PSNR",
+    "On 40 test images of 10 patients, T1 → T2 and T2 → T1 are better than the best baseline, the unchanged input (PSNR",
     "PSNR 5.81 dB better",
     "T1 → T2 n = 10 (40 images)",
     "Peak signal-to-noise ratio (PSNR) higher is better 24.31 dB [23.81, 24.81]",
@@ -290,7 +290,7 @@ def test_every_saved_step_of_every_direction_can_be_scrubbed_to(whole, tmp_path)
             {"holm": 0.71},
             "near",
             [
-                "ahead of the best baseline (PSNR ",
+                "ahead of the best baseline, the unchanged input (PSNR ",
                 "), but this can be chance (p = 0.71)",
             ],
         ),
@@ -298,7 +298,7 @@ def test_every_saved_step_of_every_direction_can_be_scrubbed_to(whole, tmp_path)
             {"test": {"n": 2, "gain": 1.2, "p": 0.5, "holm": 1.0, "of": 1}},
             "near",
             [
-                "ahead of the best baseline (PSNR ",
+                "ahead of the best baseline, the unchanged input (PSNR ",
                 "), but 2 patients are too few: 10 are needed",
             ],
         ),

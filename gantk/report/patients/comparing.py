@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from gantk.files import expect_file, make_folder, write_output
 from gantk.guest import Say
 from gantk.metrics.compare_models import (
     INPUT,
-    MAX_SHOWN_PATIENTS,
+    MAX_SHOWN_IMAGES,
     TRUTH,
     ModelComparison,
 )
@@ -204,27 +205,35 @@ def write_model_figures(
     models = [*found.left_out]
     labels: dict[str, str] = {}
     images: dict[str, list[ShownImage]] = {}
-    for direction, of_patients in found.pictures.items():
+    for direction, of_images in found.pictures.items():
         label = direction.replace(" -> ", ARROW)
         titles = _titles(label, models)
         units = {score.unit for place, score in found.means.items() if place[0] == direction}
         unit = "HU" if "HU" in units else "file's"
-        for patient, of_systems in of_patients.items():
+        images_of = Counter(patient for patient, _ in of_images)
+        numbers: Counter[str] = Counter()
+        for (patient, _), of_systems in of_images.items():
             labels.setdefault(patient, f"patient {len(labels) + 1}")
+            numbers[patient] += 1
+            label_of = labels[patient]
+            if images_of[patient] > 1:
+                label_of += f", image {numbers[patient]}"
             shown = [of_systems[system] for system in (INPUT, TRUTH, *models)]
             image = ShownImage(
                 StoredImage(
                     patient=patient, stem="image", input="", truth="", image="", units=[unit] * 3
                 ),
-                labels[patient],
+                label_of,
                 dict(zip(titles, shown, strict=True)),
                 titles,
                 {},
             )
             images.setdefault(label, []).append(image)
-    about = AboutFigures(labels, "the first by name.", SCALE_OF_MODELS)
+    about = AboutFigures(
+        labels, "the first by name, each by the middle of its images.", SCALE_OF_MODELS
+    )
     summary = model_summary(found)
-    _write_figures(folder, models, summary, images, about, MAX_SHOWN_PATIENTS, overwrite, say)
+    _write_figures(folder, models, summary, images, about, MAX_SHOWN_IMAGES, overwrite, say)
 
 
 def _titles(label: str, systems: Sequence[str]) -> dict[str, str]:
