@@ -192,7 +192,7 @@ class Method(nn.Module):
             For each domain a function of (index, sets) that returns the companion of that image,
             (channels, *size) on its grid. Where it has the attributes `other`, a domain, and
             `like`, a tensor (images, matches) of indices into that domain, gantk counts the images
-            that are matched with their own patient.
+            that are matched with their own patient; where it is `alone`, each image has one match.
         """
         return {}
 

@@ -136,17 +136,17 @@ def prepare_batches(parts: Parts) -> None:
     for letter, companion_of in companions.items():
         batches.sets[letter].companions = companion_of
 
-    if said := _matches_of_own_patient(batches.sets, companions):
+    if said := _true_pairs(batches.sets, companions, parts.data.names):
         parts.method.companions_note += f"; {said}"
         known = parts.data.consequences()
         parts.data.warnings = known if said in known else [*known, said]
 
 
-def _matches_of_own_patient(
-    sets: Mapping[str, ImageSet], companions: Mapping[str, Companions]
+def _true_pairs(
+    sets: Mapping[str, ImageSet], companions: Mapping[str, Companions], names: Mapping[str, str]
 ) -> str:
     """How many training images have their own patient, and their true partner, among their
-    matches; "" where none is known to.
+    matches, or one match alone; "" where none has.
     """
     images = 0
     of_patient = 0
@@ -166,7 +166,17 @@ def _matches_of_own_patient(
             of_partner += any(_is_partner(record, each) for each in same)
 
     if not of_patient:
-        return ""
+        alone = [
+            f"{len(sets[letter])} {names[letter]}"
+            for letter, companion_of in companions.items()
+            if getattr(companion_of, "alone", False)
+            and not all(record.subject for record in sets[letter].records)
+        ]
+        return "" if not alone else (
+            f"all training images ({' and '.join(alone)}) are compared with one partner alone, as"
+            " registering several similar ones fits little better: both domains may show the same"
+            " heads, so this may be paired training"
+        )
     return (
         f"{of_patient} of {images} training images are matched with an image of their own patient,"
         f" {of_partner} of them with their true partner, so this is no unpaired training"

@@ -242,7 +242,7 @@ def _match_images(parts: Parts, say: Say) -> None:
         say(f"match    {before}")
     prepare_batches(parts)
     if found := parts.method.companions_note.removeprefix(before).removeprefix("; "):
-        say(f"match    {found}")
+        say(f"warning  {found}")
 
 
 def _write_split(

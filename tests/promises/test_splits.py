@@ -204,6 +204,20 @@ def test_matches_with_the_own_patient_are_said_beside_scores(scans, whole, told)
         (run / "metrics.json").read_text("utf-8"),
     ):
         assert bool(re.search(OF_OWN_PATIENT, " ".join(said.split()))) == told, said[:3000]
+        assert "with one partner alone" not in said, "the patients are known"
+
+
+def test_unknown_people_compared_with_one_partner_are_warned_of(tmp_path):
+    """The same heads in both domains, slice by slice."""
+    for number in range(20):
+        head = files.numbers(number, (32, 32))
+        files.picture(tmp_path / "data" / "trainA" / f"{number:02d}.png", head)
+        files.picture(tmp_path / "data" / "trainB" / f"{number:02d}.png", 255 - head)
+    outcome = train(tmp_path / "data", "--set", 'method.pairs="weak_pairs"').ok()
+
+    counted = r"all training images \(6 A and 6 B\) are compared with one partner alone"
+    assert re.search(f"warning +{counted}", outcome.out)
+    assert re.search(counted, (tmp_path / "run" / "report.html").read_text("utf-8"))
 
 
 @pytest.mark.parametrize(
@@ -244,6 +258,9 @@ def test_few_known_patients_are_divided_unless_blocks_are_asked(tmp_path, count,
 def test_one_known_patient_is_refused_without_blocks(tmp_path):
     scans = files.patients(tmp_path / "scans", 1, (20, 40, 40))
     assert 'data.split.by = "block"' in refused(scans)
+    (found,) = (each for each in check(scans)["problems"] if each["severity"] == "error")
+    assert found["what"].startswith("for a training only: all images are of one patient")
+    assert f"gantk eval RUN --data {scans}" in found["remedy"]
 
 
 def test_slices_without_patient_have_no_number_of_patients(tmp_path):

@@ -170,6 +170,7 @@ class Companions:
         self.other = other
         self.like = like
         self.moves = moves
+        self.alone = not moves  # the same slice, so that one is enough
 
     def __call__(self, index: int, sets: Mapping[str, Images]) -> Tensor:
         images = torch.stack([sets[self.other][n] for n in self.like[index].tolist()])

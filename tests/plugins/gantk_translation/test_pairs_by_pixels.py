@@ -74,3 +74,4 @@ def test_a_match_is_never_of_the_same_head(sets):
     other = [record.subject for record in sets["b"].records]
     for number, found in enumerate(matches(sets)["a"]):
         assert own[number] not in {other[n] for n in found}
+    assert not WeakPairs().companions(sets)["a"].alone
