@@ -32,7 +32,7 @@ from gantk.data.sources.source import source_for
 from gantk.data.split import few_test_patients
 from gantk.data.split.near_duplicates import place_fingerprint, sample_indices
 from gantk.data.spread import spread
-from gantk.errors import NothingFound, TooFewImages, UserError, count_noun
+from gantk.errors import NothingFound, TooFewImages, UserError, argument, count_noun
 from gantk.formats import files as io
 from gantk.formats.image import Scan
 from gantk.method import domain_letters
@@ -201,6 +201,10 @@ def _examine_use(found: Examination, study: Study, every: bool) -> None:
     problems += unreadable_images(found.items)
     _leave_out_unreadable(study, found.items)
     refused = _refusal("split", study.divide)
+    scores = f"A score needs no split: gantk eval RUN --data {argument(found.path)}"
+    for each in refused:
+        each.what = f"for a training only: {each.what}"
+        each.remedy = f"{each.remedy}. {scores}" if each.remedy else scores
     problems += refused
     if not refused:
         problems += _about_split(study, bool(doubts))
