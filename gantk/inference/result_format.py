@@ -17,19 +17,19 @@ from gantk.inference.frame import Frame
 from gantk.inference.scales import Scales, value_range
 
 MIN_LEVELS = 64  # least span of whole numbers for a domain whose files held fractions
-SLACK = 0.05  # of the range of values, by which a file may cut the lowest ones
+SLACK = 0.05  # of the range of values, by which a file may cut the lowest ones, and of all values
 
 
 class ResultFormat:
-    """Fits results to the files that will hold them, and counts what is clipped. `suffix` is the
-    format that is asked for, "" without any.
+    """Fits results to the files that will hold them, and counts what is brighter than their white.
+    `suffix` is the format that is asked for, "" without any.
     """
 
     def __init__(self, scales: Scales, frame: Frame, suffix: str = ""):
         self.scales = scales
         self.frame = frame
         self.suffix = suffix
-        # of each result in whole numbers: values beyond the limits, values, and the limits
+        # of each result in whole numbers: values above the limit, values, and the limit
         self.clipped: list[tuple[int, int, str]] = []
 
     def fit(self, path: Path, image: Image, source: Path) -> Image:
@@ -53,22 +53,21 @@ class ResultFormat:
             return image
 
         pixels = np.rint(image.pixels, out=image.pixels)
-        beyond = 0
-        for planes in pixels:
-            for plane in planes:  # a comparison of the whole would take memory
-                beyond += int(np.count_nonzero((plane < least) | (plane > most)))
-        self.clipped.append((beyond, pixels.size, f"{least:g} .. {most:g}"))
+        # lower values are black, as in the file; a comparison of the whole would take memory
+        beyond = sum(int(np.count_nonzero(plane > most)) for planes in pixels for plane in planes)
+        self.clipped.append((beyond, pixels.size, f"{most:g}"))
         return replace(image, pixels=np.clip(pixels, least, most, out=pixels))
 
     def clipped_line(self) -> str:
-        """How many values of all results were clipped to the limits of their files; "" for none."""
+        """How many values of all results were clipped to the white of their files; "" for none."""
         affected = sum(beyond > 0 for beyond, _, _ in self.clipped)
         if not affected:
             return ""
         share = sum(beyond for beyond, _, _ in self.clipped) / sum(n for _, n, _ in self.clipped)
         limits = " or ".join(sorted({limits for _, _, limits in self.clipped}))
         return (
-            f"clipped  {100 * share:.2g} % of all values are clipped to {limits} in {affected} of"
+            f"{'warning' if share > SLACK else 'clipped'}  {100 * share:.2g} % of all values are"
+            f" clipped to white ({limits}) in {affected} of"
             f" {count_noun(self.clipped, 'image')} (--format tif keeps them)"
         )
 

@@ -172,10 +172,14 @@ def _true_pairs(
             if getattr(companion_of, "alone", False)
             and not all(record.subject for record in sets[letter].records)
         ]
-        return "" if not alone else (
-            f"all training images ({' and '.join(alone)}) are compared with one partner alone, as"
-            " registering several similar ones fits little better: both domains may show the same"
-            " heads, so this may be paired training"
+        return (
+            ""
+            if not alone
+            else (
+                f"all training images ({' and '.join(alone)}) are compared with one partner alone, as"
+                " registering several similar ones fits little better: both domains may show the same"
+                " heads, so this may be paired training"
+            )
         )
     return (
         f"{of_patient} of {images} training images are matched with an image of their own patient,"

@@ -145,6 +145,22 @@ def test_results_are_of_the_kind_of_their_input_and_clipped(tmp_path, mixed_fold
     assert {Picture.open(path).mode for path in out.glob("deep*")} == {"I;16"}
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "dark", "bright"),
+    [(0, 250, True, "warning"), (30, 225, False, "clipped"), (60, 190, False, "")],
+)
+def test_results_darker_than_black_or_brighter_than_white(tmp_path, model, low, high, dark, bright):
+    model(RANGE | {"looks": []})
+    said = translate(picture(tmp_path / "a.png", low, high), tmp_path / "b.png")
+    by_end = [
+        [line for line in said if words in line]
+        for words in ("darker than any T2 of the training", "clipped to white (255)")
+    ]
+
+    assert bool(by_end[0]) == dark
+    assert [line.split()[0] for line in by_end[1]] == ([bright] if bright else [])
+
+
 @pytest.mark.parametrize(("low", "high", "whole"), [(-1000.0, 2000.0, True), (0.0, 1.0, False)])
 def test_files_that_cannot_hold_the_target_are_not_written(tmp_path, model, low, high, whole):
     model(RANGE | {"low": low, "high": high, "whole": whole})
