@@ -72,7 +72,7 @@ class Trial:
         yield f"memory   {memory} on {self.device}" + ("" if self.fits else ": it does not fit")
         if self.step_s is not None and self.hours is not None:
             yield f"step     {1000 * self.step_s:.0f} ms, {self.images_per_s:.1f} images/s"
-            yield f"training at least {duration(3600 * self.hours)}; samples, checkpoints and scores come on top"
+            yield f"training about {duration(3600 * self.hours)}; samples, checkpoints and scores come on top"
             yield "quality  unknown: these steps show only whether and how fast the recipe trains"
 
         for settings in self.lighter:
