@@ -60,6 +60,7 @@ _inside: ContextVar[bool] = ContextVar("inside", default=False)
 _lock = RLock()
 _running = 0  # threads in which a public function runs
 _own: dict[str, Any] = {}  # gantk's settings of torch, while no function runs
+at_begin: list[Callable[[], None]] = []  # called when a public function or a command begins
 at_failure: list[Callable[[], None]] = []  # called when a public function fails
 _restore_host: Callable[[], None]  # set while a function runs
 
@@ -106,6 +107,8 @@ def guest(say: Say | None = None, keeps_grad: bool = False) -> Iterator[None]:
             yield
             return
         entered = _inside.set(True)
+        for begin in at_begin:
+            begin()
         try:
             with _process(), _thread(keeps_grad):
                 yield

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from gantk.errors import printable
-from gantk.guest import at_failure, hear, listener, tell
+from gantk.guest import at_begin, at_failure, hear, listener, tell
 from gantk.terminal import duration, live, say, say_on_stderr
 
 T = TypeVar("T")
@@ -110,11 +110,10 @@ class Display(threading.local):
         self.works: list[Work] = []
         self.listener: Listener | None = None
         self.bar: Any = None
-        self.last_line = 0.0
+        self.last_line = clock()  # or when the command began
 
     def begin(self, work: Work) -> None:
         if not self.works:
-            self.last_line = clock()
             if not self.listener and work.draws():
                 self.bar = _new_bar()
         self.works.append(work)
@@ -154,6 +153,13 @@ def clear_progress() -> None:
         _display.end(_display.works[0])
 
 
+def count_anew() -> None:
+    """Count the seconds until the next line from now on: a command begins, and no work goes on."""
+    if not _display.works:
+        _display.last_line = clock()
+
+
+at_begin.append(count_anew)
 at_failure.append(clear_progress)
 
 

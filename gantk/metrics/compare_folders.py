@@ -25,6 +25,7 @@ from gantk.metrics.pair_scores import PairScorer, References, alarm_of_regions, 
 from gantk.metrics.sets import ImageGroup, SetMetric, set_scores
 from gantk.metrics.summary import Scores, summary_lines, with_label
 from gantk.plugin.spec import Part, bind
+from gantk.progress import track
 from gantk.runs.results import Results, Score, ScoresByMetric, Table
 
 MAX_LINE_PIXELS = 100_000  # pixels per pair for fitting the line
@@ -206,7 +207,7 @@ def score_files(
         raise UserError(reason, where="--metrics", remedy=remedy)
     found = []
     alarms = []
-    for pair in pairs:
+    for pair in track(pairs, "scoring"):
         output, truth = (torch.tensor(image.pixels)[None] for image in pair.read())
         about = References(truth, [pair.patient], names=[pair.name], **pair.about())
         found.append(scorer(scale(output), about, direction=direction))

@@ -230,17 +230,21 @@ class ComparedModels:
         self, pairs: Sequence[Pair], to: str, frame: Frame, scratch: Path
     ) -> Translations:
         """Translate the source of each pair, onto the grid of its truth; results lie in `scratch`."""
-        for number, (model, seen) in enumerate(zip(self.models, self.seen, strict=True)):
-            own = [pair for pair in pairs if _patient(pair) not in seen]
-            work = track(own, f"{self.name}: {frame.source} -> {frame.target}", "scan")
-            for place, pair in enumerate(work):
-                source = pair[OTHER[to]]
-                image = Case.of_record(model, source, frame.target, self.checks).image
-                label = source.label if model.classes() else None
-                (made,) = model(image, frame.target, TranslateOptions(label=label))
-                path = scratch / f"{number}-{place}{'.nii' if made.dims == 3 else '.tif'}"
-                write(path, replace(resample_onto(made, image_of(pair[to])), dtype=None))
-                yield pair, partial(read, path)
+        jobs = [
+            (model, pair)
+            for model, seen in zip(self.models, self.seen, strict=True)
+            for pair in pairs
+            if _patient(pair) not in seen
+        ]
+        what = f"translating {frame.source} -> {frame.target} by {self.name}"
+        for number, (model, pair) in enumerate(track(jobs, what, "scan")):
+            source = pair[OTHER[to]]
+            image = Case.of_record(model, source, frame.target, self.checks).image
+            label = source.label if model.classes() else None
+            (made,) = model(image, frame.target, TranslateOptions(label=label))
+            path = scratch / f"{number}{'.nii' if made.dims == 3 else '.tif'}"
+            write(path, replace(resample_onto(made, image_of(pair[to])), dtype=None))
+            yield pair, partial(read, path)
 
 
 def _folds_together(models: Mapping[str, Model]) -> list[dict[str, Model]]:

@@ -78,12 +78,12 @@ class RealImages:
 
     def network_inputs(self, records: Sequence[Record]) -> Tensor:
         """Images as network inputs, with neighbouring slices: (N, C, *size)."""
-        return torch.stack([self.data.image(record) for record in track(records, "")])
+        return torch.stack([self.data.image(record) for record in track(records, "reading")])
 
     def scored_images(self, records: Sequence[Record]) -> Tensor:
         """Images as they are shown and scored, without neighbouring slices: (N, C, *size)."""
         return torch.stack(
-            [self.data.centre(self.data.image(record)[None])[0] for record in track(records, "")]
+            [self.data.centre(self.data.image(record)[None])[0] for record in track(records, "reading")]
         )
 
     def noise(self, letter: str, count: int) -> Tensor:

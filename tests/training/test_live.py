@@ -96,7 +96,7 @@ def test_lines_are_printed_above_the_live_line(terminal):
 
 def test_a_pipe_gets_a_line_every_half_minute_and_at_the_end(now):
     said: list[str] = []
-    with TrainingWork(300, said.append, True, False) as training:
+    with guest(said.append), TrainingWork(300, said.append, True, False) as training:
         for step in range(1, 301):
             now[0] += 0.5
             training.advance(step)
@@ -128,6 +128,21 @@ def test_work_inside_work_is_one_line(now):
         "reading, file 2 of 2  50%  left 1 min 20 s",
         "reading, file 2 of 2  75%  left 40 s  slice 2 of 2",
     ]
+
+
+def test_many_short_works_print_a_line_every_30_s(now):
+    said: list[str] = []
+    with guest(said.append):
+        for fold in range(4):
+            for _ in track(range(2), f"scoring fold {fold}"):
+                now[0] += 10.0
+
+    expected = ["scoring fold 1, image 2 of 2  50%  left 10 s", "scoring fold 3, image 1 of 2  0%"]
+    assert said == expected
+    now[0] += 100.0  # the host's own work
+    with guest(said.append):
+        assert [*track("a", "scoring")] == ["a"]
+    assert said == expected
 
 
 def test_a_function_hears_the_progress_in_place_of_the_terminal():
