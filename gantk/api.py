@@ -663,7 +663,7 @@ def _evaluate(
     warnings = []
     try:
         about = {"run": kept.path, "tested": parts.scorer.tested, "result": results}
-        keep_test_images(kept.path, parts.scorer.tested, results)
+        keep_test_images(kept.path, parts.scorer.tested | parts.scorer.unpaired, results)
         write_results(kept.path, results)  # whatever plugins do, it is not lost
         (hooks or Hooks()).gantk_images_scored(**about, scorer=parts.scorer)
         add_tests(results)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gantk.data.dataset import Data
 from gantk.data.preparation import Pair, Record
-from gantk.data.spread import spread
+from gantk.data.spread import spread, spread_over_owners
 from gantk.errors import UserError
 from gantk.inference.windows import AnySize, network_of_method
 from gantk.machine.runtime import Runtime
@@ -67,19 +67,22 @@ MAX_BASELINE_IMAGES = 64  # training images for histograms and intensity maps
 OF_TRANSLATIONS = ("psnr", "ssim", "mae")
 OF_SAMPLES = ("kid",)
 TRIED_PAIRS = 2  # test images that metrics are tried on
+UNPAIRED_IMAGES = {2: 6, 3: 2}  # by dims: those shown of a direction without test pairs
 START = "start"  # the baseline of a training that started from another model
 
 
 @dataclass(frozen=True)
 class Tested:
-    """One direction's test images with their scores; item i of each tensor belongs to pair i."""
+    """One direction's test images with their scores; item i of each tensor belongs to pair i. Without
+    test pairs a few inputs, with neither truth nor scores.
+    """
 
     data: Data
-    pairs: list[Pair]
+    pairs: list[Pair]  # or inputs alone
     to: str  # the domain that was made
     inputs: Tensor  # (N, C, *size) in network intensities, as `made`
     made: Tensor
-    references: References
+    references: References | None
     lines: pd.DataFrame  # the scores of the model and of the baselines, see `gantk.metrics.table`
 
 
@@ -122,6 +125,7 @@ class Scorer:
         self.pairs = self.pair_scorer(of_pairs, regions=model.evaluate.regions)
         self.posts = Posts(model, data.range)
         self.tested: dict[str, Tested] = {}  # by direction, the pairs scored by `test`
+        self.unpaired: dict[str, Tested] = {}  # of the other directions, images to be shown
         self.checks: Checks = {}  # of the files among the inputs
         # returns the method with the weights that the training started from, None if there are none
         self.start: Callable[[], Method | None] = lambda: None
@@ -180,6 +184,8 @@ class Scorer:
         key = direction_to(to)
         pairs = self.data.pairs("test")
         sources = [pair[OTHER[to]] for pair in pairs] or self.reals.records("test", OTHER[to])
+        if sources and not pairs:
+            self._translate_some(sources, to, translators)
         if not pairs and not (sources and self.set_metrics):
             return
 
@@ -215,6 +221,18 @@ class Scorer:
             group = self.reals.group(shown, sources)
             about = replace(group, inputs=group.images, to=to)
             self._score_sets(results, key, to, made, baselines, about)
+
+    def _translate_some(self, sources: Sequence[Record], to: str, translators: Translators) -> None:
+        """Add some images without truth to `self.unpaired`, chosen without scores."""
+        owners = [source.subject or source.key for source in sources]
+        chosen = spread_over_owners(sources, owners, UNPAIRED_IMAGES[self.dims])
+        written = translators()[""](chosen, None, to)
+        if written:  # rank 0
+            shown = self.reals.scored_images(chosen)
+            inputs = [{OTHER[to]: source} for source in chosen]
+            self.unpaired[direction_to(to)] = Tested(
+                self.data, inputs, to, shown, written.images, None, pd.DataFrame()
+            )
 
     def _write_translations(
         self,

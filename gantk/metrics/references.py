@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gantk.catalog.contrasts import usual_contrast, words_of
 from gantk.data.dataset import Data
+from gantk.data.intensity import IntensityMapping
 from gantk.data.preparation import Record
 from gantk.data.spread import spread
 from gantk.formats.files import is_image, is_volume
@@ -286,11 +287,16 @@ class Units:
         )
 
 
-def units_of(data: Data, records: Sequence[Record], letter: str) -> Units | None:
+def units_of(
+    data: Data,
+    records: Sequence[Record],
+    letter: str,
+    intensity: IntensityMapping | None = None,
+) -> Units | None:
     """The units of these records' files; None for a domain of several contrasts, which have no
-    common scale.
+    common scale. `intensity`: the mapping, if it is not that of the domain.
     """
-    intensity = data.intensity[letter]
+    intensity = intensity or data.intensity[letter]
     preparation = data.preparation
     if len(intensity.lines) > 1:
         return None

@@ -29,7 +29,7 @@ from gantk.report import words
 from gantk.report.charts import Chart, chart
 from gantk.report.heading import system_of, undefined_figures, what_was_run
 from gantk.report.markdown import escape_markdown
-from gantk.report.patients.section import HOW_KEPT, shown_patients
+from gantk.report.patients.section import how_kept, shown_patients
 from gantk.report.pictures import (
     ERROR_CEILING,
     TEXTS,
@@ -194,7 +194,7 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> Mapping[str, object
         "patients": patients,
         "tests": verdict_tests(run),
         "needed": needed_words(),
-        "how_kept": HOW_KEPT,
+        "how_kept": how_kept(run),
         "tables": score_tables(run),
         "grids": [*grids(run_summary(run))],
         "files": [*files_sentences(run.results)],

@@ -118,7 +118,7 @@ def _typical_case(found: ShownPatients) -> Figure | None:
     runs that kept none.
     """
     case = next((case for case in found.cases if case.stored.median_of), None)
-    if case is None:
+    if case is None or not found.metrics:
         return None
     metric, of_all = next(iter(found.metrics.items()))
     shown = rows_of([case])
@@ -126,8 +126,7 @@ def _typical_case(found: ShownPatients) -> Figure | None:
     value = Score(value=case.scores[metric], unit=of_all.unit)
     caption = (
         f"The median of {count_noun(case.stored.median_of or 0, 'test image')}, of"
-        f" {case.label}: its {short_metric_name(metric)} is {words.with_unit(value)}. Error,"
-        f" |generated − real|: black is 0, the palest yellow {shown.largest}."
+        f" {case.label}: its {short_metric_name(metric)} is {words.with_unit(value)}. {shown.scale}"
     )
     return Figure(found.label, caption, [[(title, png_uri(each)) for title, each in pictures]])
 

@@ -383,9 +383,9 @@ class StoredImage(Table):
         "Number of scored images of which this is the median by the first metric; absent for others."
     )
     input: str = about("Path of the input.", ...)
-    truth: str = about("Path of the truth.", ...)
+    truth: str = about("Path of the truth; empty where none is known.", "")
     image: str = about("Name of the input in split.json (`key`).", ...)
-    units: list[str] = about("Units of input, output and truth.", ...)
+    units: list[str] = about("Units of input, output and, where it is known, truth.", ...)
 
 
 class CheckpointScore(Table):

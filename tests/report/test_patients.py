@@ -17,6 +17,7 @@ from tiny import TINY, read_json, write_json
 
 import gantk
 from gantk import write_report
+from gantk.data.spread import spread_over_owners
 from gantk.errors import UserError
 from gantk.formats.files import read as gantk_read
 from gantk.training import loop
@@ -32,6 +33,7 @@ def refers_to_nothing(page: Page) -> bool:
     )
 
 
+KINDS = ("input", "output", "truth")
 WATCH = """
 import os, signal
 import gantk
@@ -109,7 +111,9 @@ def test_figures_for_a_paper_are_those_of_the_page(copied_run, tmp_path, count):
     options = {} if count == 1 else {"out": tmp_path / "both.html"}
     said: list[str] = []
     gantk.write_report(*runs, figures=folder, say=said.append, **options)
-    assert f"figures  {folder}: PNG and PDF, 180 mm wide at 300 dpi; captions" in " ".join(said)
+    assert f"figures  {folder}: PNG and PDF, at most 180 mm wide at 300 dpi; captions" in " ".join(
+        said
+    )
     caption = (folder / "T1_to_T2.txt").read_text("utf-8")
     for words in (*(run.name for run in runs), "T1 -> T2", "the worst image of", "Values in black"):
         assert words in caption
@@ -118,6 +122,7 @@ def test_figures_for_a_paper_are_those_of_the_page(copied_run, tmp_path, count):
     stored = read_json(copied_run / "samples/test/index.json")["a_to_b"]
     for name in {image["patient"] for image in stored}:
         assert in_figures[name] in caption
+        assert f"; {in_figures[name]}, image 2 (" in caption, "fewer patients than rows"
         assert name not in caption
 
     scores = read_json(copied_run / "metrics.json")["metrics"]["a_to_b"]
@@ -166,6 +171,91 @@ def test_test_images_in_colour_keep_their_values(colours, suffix, white, tmp_pat
     known = images[1] * white if suffix == "png" else images[1].mean(axis=1, keepdims=True)
 
     assert np.abs(known - kept).max(axis=(1, 2, 3)).min() < 0.003 * white
+
+
+@pytest.fixture(scope="module")
+def unpaired_runs(tmp_path_factory):
+    """Two runs on two folders of pictures without pairs and patients; T2 is at most half as bright."""
+    folder = tmp_path_factory.mktemp("unpaired")
+    rng = np.random.default_rng(0)
+    for domain, white, first in (("T1", 255, 0), ("T2", 127, 50)):
+        (folder / "data" / domain).mkdir(parents=True)
+        for number in range(first, first + 30):
+            image = np.kron(rng.integers(0, white, (8, 8)), np.ones((4, 4))).astype(np.uint8)
+            Image.fromarray(image).save(folder / "data" / domain / f"{number:02}.png")
+    settings = ["train.steps=1", "data.split.by='image'"]
+    options = {"data": folder / "data", "device": "cpu", "say": lambda line: None}
+    return [
+        gantk.run(TINY, out=folder / name, set=[*settings, f"method.cycle={cycle}"], **options).path
+        for name, cycle in (("weak", 5.0), ("strong", 7.0))
+    ]
+
+
+def test_a_run_without_pairs_shows_test_images(unpaired_runs):
+    run, _ = unpaired_runs
+    tested = {image["key"] for image in read_json(run / "split.json")["splits"]["test"]}
+    for direction, white in (("a_to_b", 127), ("b_to_a", 255)):
+        stored = read_json(run / "samples/test/index.json")[direction]
+        assert len({image["image"] for image in stored} & tested) == 6
+        for image in stored:
+            kinds = {kind: run / f"samples/test/{image['stem']}-{kind}.nii.gz" for kind in KINDS}
+            assert not kinds["truth"].exists() and not image["truth"]
+            real = np.squeeze(gantk_read(image["input"]).pixels)
+            assert np.abs(np.squeeze(gantk_read(kinds["input"]).pixels) - real).max() < 1
+            assert 1 < gantk_read(kinds["output"]).pixels.max() <= white
+    page = Page(run / "report.html")
+    titles = [text.rpartition(" of image ")[0] for text in page.having("alt")]
+    assert [titles.count(title) for title in ("Input: T1", "Generated T2")] == [6, 6]
+    assert not any("Real" in title or "Absolute error" in title for title in titles)
+    assert "chosen without looking at scores" in page.words
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_figures_of_runs_without_pairs_have_no_truth(unpaired_runs, tmp_path, count):
+    runs = unpaired_runs[:count]
+    options = {"out": tmp_path / "page.html"} if count > 1 else {}
+    page = Page(write_report(*runs, figures=tmp_path / "figures", say=lambda line: None, **options))
+    outputs = ["Generated T2"] if count == 1 else ["weak", "strong"]
+    alts = page.having("alt")
+    for title in ("Input: T1", *outputs):
+        assert sum(text.startswith(f"{title} of image ") for text in alts) >= 6
+    assert not any("Real T2 of image" in text or "Absolute error" in text for text in alts)
+    for direction in ("T1_to_T2", "T2_to_T1"):
+        with Image.open(tmp_path / "figures" / f"{direction}.png") as sheet:
+            assert round(sheet.width / 300 * 25.4) == 45 * (1 + count)
+            columns = np.asarray(sheet.convert("HSV"))[..., 1]
+            assert not columns.any(), "no errors and no colour bar"
+        assert (tmp_path / "figures" / f"{direction}.pdf").read_bytes().startswith(b"%PDF")
+        caption = (tmp_path / "figures" / f"{direction}.txt").read_text("utf-8")
+        assert "no registered real counterpart" in caption and "spread over" in caption
+        assert not any(words in caption for words in ("yellow", "worst", "real and generated"))
+
+
+def test_runs_without_test_images_say_why_no_figure_is_drawn(gantk, folds, tmp_path):
+    for run in folds.values():
+        (run / "samples/test/index.json").unlink()
+    for runs, said in (
+        (("a-0",), "no figure is drawn: a-0 saved no test images. A run that translates"),
+        (("a-0", "b-0"), "a-0 and b-0 saved no test images in common, which need one split"),
+    ):
+        paths = [folds[name] for name in runs]
+        options = ["--figures", tmp_path / f"{len(runs)}", "--out", tmp_path / "page.html"]
+        done = gantk("report", *paths, *options[: 2 * len(runs)]).ok()
+        assert said in " ".join((done.out + done.err).split())
+
+
+@pytest.mark.parametrize(
+    ("owners", "count", "found"),
+    [
+        ("aaabbbccc", 3, [1, 4, 7]),
+        ("aaabbbccc", 2, [1, 7]),
+        ("aaaaaa", 3, [1, 3, 5]),
+        ("aaaab", 4, [1, 3, 4]),
+        ("dcba", 2, [3, 0]),
+    ],
+)
+def test_shown_images_are_spread_over_patients(owners, count, found):
+    assert spread_over_owners(range(len(owners)), [*owners], count) == found
 
 
 def test_runs_are_compared_on_the_same_test_images(gantk, tiny_run, copied_run, tmp_path):

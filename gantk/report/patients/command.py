@@ -31,7 +31,7 @@ from gantk.terminal import Command, overwrite_option
     type=click.IntRange(min=1),
     default=4,
     metavar="N",
-    help="Patients that a figure shows. Default: 4.",
+    help="Patients that a figure shows; of fewer patients, further images. Default: 4.",
 )
 @overwrite_option
 def report_command(runs, out, figures, rows, overwrite) -> None:

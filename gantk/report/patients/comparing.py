@@ -9,7 +9,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -34,9 +34,9 @@ from gantk.report.build import draw_losses, render, shows_left_and_right
 from gantk.report.build import write_report as write_one
 from gantk.report.figures import DPI, WIDTH_MM, draw_figure
 from gantk.report.patients.section import (
-    HOW_KEPT,
     Rows,
     ShownImage,
+    how_kept,
     label_patients,
     pictures,
     rows_of,
@@ -73,6 +73,7 @@ ONE_SEED = (
     "The tests are over patients, not over trainings: a training with another seed gives other scores."
     " Train each recipe with several (`--set train.seed=1`); those of one recipe count as one here."
 )
+HOW_TO_SAVE = "A run that translates saves some when it is scored: `gantk eval RUN`."
 SCALE_OF_MODELS = "Scores of whole files on one scale of gray values, which are not to be compared with those of a run."
 NOT_IN_NAMES = r"[^\w.-]+"
 ABSENT = "–"  # a key that a run's recipe does not have
@@ -96,9 +97,9 @@ def write_report(
     Args:
         runs: one run folder, or several.
         out: the path of the comparison. Default: comparison.html in the current folder.
-        figures: a folder for the page's test images as PNG and PDF, one for each direction, 180 mm wide
-            at 300 dpi, its scores as scores.csv and scores.tex, and the losses of each run as SVG.
-        rows: how many patients a figure shows.
+        figures: a folder for the page's test images as PNG and PDF, one for each direction, at most
+            180 mm wide at 300 dpi, its scores as scores.csv and scores.tex, and the losses of each run as SVG.
+        rows: how many patients a figure shows; of fewer patients, further images.
         overwrite: whether to replace files that gantk did not write, or that were changed since.
         say: called with each line of output, such as why scores cannot be compared.
 
@@ -156,6 +157,7 @@ def write_report(
         oriented=all(map(shows_left_and_right, named.values())),
         grids=[*grids(summary)],
         tests=compared.tests,
+        how_to_save=HOW_TO_SAVE,
         shown={label: rows_of(images) for label, images in common.items()},
         differences=_differences(systems),
     )
@@ -182,7 +184,7 @@ class AboutFigures:
     """What stands in figures and beside them."""
 
     labels: Mapping[str, str]  # patient -> what figures show in place of the name
-    choice: str  # how their patients were chosen, a sentence
+    choice: str  # how their images were chosen, a sentence
     caution: str  # beside all scores
     losses: Mapping[str, str] = field(default_factory=dict)  # of runs, as SVG
 
@@ -192,7 +194,8 @@ def _about_runs(runs: Mapping[str, RunRecord], names: Sequence[str], reason: str
     cautions = [reason, *(line for run in runs.values() for line in run.consequences)]
     return AboutFigures(
         label_patients(*runs.values()),
-        f"the first that {join_words(names)} saved, in the order of {names[0]}. {HOW_KEPT}",
+        f"the first of each patient that {join_words(names)} saved, in the order of {names[0]}, then"
+        f" further ones. {how_kept(*runs.values())}",
         " ".join(dict.fromkeys(cautions)).strip(),
         {name: draw_losses(run) for name, run in runs.items() if run.log.losses},
     )
@@ -253,21 +256,27 @@ def _write_figures(
     overwrite: bool,
     say: Say,
 ) -> None:
-    """Write scores.csv, scores.tex, losses as SVG, and the first image of so many patients of each
-    direction as PNG and PDF, with a caption; UserError where there are neither scores nor images.
+    """Write scores.csv, scores.tex, losses as SVG, and so many images of each direction, the first of
+    each patient before further ones, as PNG and PDF, with a caption; UserError where there are neither
+    scores nor images.
     """
-    contents = {
-        "scores.csv": summary_csv(summary, about.caution).encode(),
-        "scores.tex": summary_latex(summary, about.caution).encode(),
-    }
+    contents = {}
+    if not summary.empty:
+        contents["scores.csv"] = summary_csv(summary, about.caution).encode()
+        contents["scores.tex"] = summary_latex(summary, about.caution).encode()
     for name, drawn in about.losses.items():
         contents[f"losses_{re.sub(NOT_IN_NAMES, '_', name)}.svg"] = drawn.encode()
     for label, of_direction in images.items():
-        of_patients: dict[str, ShownImage] = {}
+        counts: Counter[str] = Counter()
+        numbered: list[tuple[int, ShownImage]] = []
         for image in of_direction:
-            of_patients.setdefault(image.label, image)
-        if of_patients:
-            shown = rows_of([*of_patients.values()][:rows])
+            counts[image.label] += 1
+            number = counts[image.label]
+            label_of_image = f"{image.label}, image {number}" if number > 1 else image.label
+            numbered.append((number, replace(image, label=label_of_image)))
+        if numbered:
+            numbered.sort(key=lambda each: each[0])
+            shown = rows_of(image for _, image in numbered[:rows])
             cases = [(case.label, pictures) for case, pictures in shown.cases]
             figure = draw_figure(cases, shown.largest.removesuffix(f" {GRAY_VALUES}"))
             stem = re.sub(NOT_IN_NAMES, "_", label.replace(ARROW, "_to_"))
@@ -281,7 +290,8 @@ def _write_figures(
         key = pd.Series(about.labels, name="in figures")
         contents["patients.csv"] = key.to_csv(index_label="name").encode()
     else:
-        warn("no figure is drawn: these runs saved no test image of one size that all share")
+        common = " in common, which need one split and one data.size" if len(names) > 1 else ""
+        warn(f"no figure is drawn: {join_words(names)} saved no test images{common}. {HOW_TO_SAVE}")
         if summary.empty:
             remedy = "score the run first: gantk eval RUN"
             raise UserError(
@@ -295,18 +305,18 @@ def _write_figures(
         write_output(made / name, content, private=True)
     if has_figures:
         say(
-            f"figures  {folder}: PNG and PDF, {WIDTH_MM} mm wide at {DPI} dpi; captions as texts; losses"
-            " of runs as SVG. Patients are numbered; patients.csv has their names, keep it to yourself"
+            f"figures  {folder}: PNG and PDF, at most {WIDTH_MM} mm wide at {DPI} dpi; captions as texts;"
+            " losses of runs as SVG. Patients are numbered; patients.csv has their names, keep it to yourself"
         )
 
 
 def _caption(label: str, names: Sequence[str], shown: Rows, about: AboutFigures) -> str:
-    """Direction, systems, scale of the errors, choice of the patients, and windows of a figure."""
+    """Direction, systems, scale of the errors, choice of the images, and windows of a figure."""
     windows = [f"{case.label} ({case.windows})" for case, _ in shown.cases]
     return (
-        f"{label.replace(ARROW, ' -> ')} by {join_words(names)}. Absolute errors: black is 0, the palest"
-        f" yellow {shown.largest}. Patients: {about.choice} Values in black and in white, of the input,"
-        f" then of real and generated images: {'; '.join(windows)}. {about.caution}".rstrip()
+        f"{label.replace(ARROW, ' -> ')} by {join_words(names)}. {shown.scale} Images: {about.choice} Values"
+        " in black and in white, of the input, then of the other images:"
+        f" {'; '.join(windows)}. {about.caution}".rstrip()
         + "\n"
     )
 
@@ -342,13 +352,14 @@ def _common_images(systems: Sequence[System]) -> dict[str, list[ShownImage]]:
     common: dict[str, list[ShownImage]] = {}
     labels = label_patients(*(run for system in systems for run in system.runs))
     for same in [key for key in by_system[0] if all(key in own for own in by_system)]:
-        drawn = [pictures(run, image.stem) for run, image in (own[same] for own in by_system)]
+        drawn = [pictures(run, image) for run, image in (own[same] for own in by_system)]
         # networks of other sizes are not drawn side by side
-        if all(drawn) and len({each["truth"].shape for each in drawn}) == 1:
+        if all(drawn) and len({each["output"].shape for each in drawn}) == 1:
             label = same[0]
-            pixels = [drawn[0]["input"], drawn[0]["truth"], *(each["output"] for each in drawn)]
             titles = _titles(label, names)
-            shown = dict(zip(titles, pixels, strict=True))
+            shown = {kind: pixels for kind, pixels in drawn[0].items() if kind != "output"}
+            for name, each in zip(names, drawn, strict=True):
+                shown[f"output {name}"] = each["output"]
             stored = by_system[0][same][1]
             image = ShownImage(stored, labels[stored.patient], shown, titles, {})
             common.setdefault(label, []).append(image)

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from gantk.data.preparation import Record
-from gantk.data.spread import spread
+from gantk.data.spread import spread_over_owners
 from gantk.files import expect_inside, make_folder, whole_folder, write_file
 from gantk.formats.image import UPRIGHT, Image
 from gantk.formats.nifti import Nifti
@@ -20,7 +19,7 @@ from gantk.method import OTHER
 from gantk.metrics.evaluate import Tested
 from gantk.metrics.references import units_of
 from gantk.metrics.table import MODEL, owners
-from gantk.report.patients.section import KINDS
+from gantk.metrics.written import of_all_scans
 from gantk.runs.results import Results, Score, StoredImage
 
 # by dims: images of the worst patients, and as many of patients chosen without scores
@@ -29,14 +28,16 @@ IMAGES_OF_WORST = {2: 3, 3: 1}
 
 def keep_test_images(run: Path, tested: dict[str, Tested], results: Results) -> None:
     """Write samples/test/DIRECTION-NUMBER-KIND.nii.gz, a colour picture as .png, and their index;
-    kinds are input, output and truth.
+    kinds are input, output and, where it is known, truth.
     """
     make_folder(expect_inside(run, run / "samples"))
     with whole_folder(run / "samples" / "test", private=True) as made:
         index = {
             direction: [
                 image.dump()
-                for image in _keep_direction(direction, one, results.metrics[direction], made)
+                for image in _keep_direction(
+                    direction, one, results.metrics.get(direction, {}), made
+                )
             ]
             for direction, one in tested.items()
         }
@@ -47,22 +48,26 @@ def _keep_direction(
     direction: str, one: Tested, scores: Mapping[str, Score], folder: Path
 ) -> Iterator[StoredImage]:
     """Write a direction's images to `folder`; yields their entries of the index."""
-    ranks = _ranks_of(one, scores)
-    ordered = ranks["rank"].dropna().sort_values(kind="stable").index
-    # of an even number of images the lower one; none where no image has a score
-    median = ordered[(len(ordered) - 1) // 2] if len(ordered) else None
-    count = IMAGES_OF_WORST[one.made.ndim - 2]
-    for number, place in enumerate(_images_to_keep(ranks, median, count)):
+    places = [*range(len(one.pairs))]
+    median = None
+    if one.references:
+        ranks = _ranks_of(one, scores)
+        ordered = ranks["rank"].dropna().sort_values(kind="stable").index
+        # of an even number of images the lower one; none where no image has a score
+        median = ordered[(len(ordered) - 1) // 2] if len(ordered) else None
+        places = _images_to_keep(ranks, median, IMAGES_OF_WORST[one.made.ndim - 2])
+    for number, place in enumerate(places):
         stem = f"{direction}-{number}"
         source = one.pairs[place][OTHER[one.to]]
-        truth = one.pairs[place][one.to]
+        truth = one.pairs[place].get(one.to)
+        kinds = ("input", "output", "truth") if truth else ("input", "output")
         image = StoredImage(
-            patient=truth.subject or source.key,
+            patient=(truth or source).subject or source.key,
             stem=stem,
             input=str(source.path or source.key),
-            truth=str(truth.path or truth.key),
+            truth=str(truth.path or truth.key) if truth else "",
             image=source.key,
-            units=[_write(one, place, kind, folder / f"{stem}-{kind}") for kind in KINDS],
+            units=[_write(one, place, kind, folder / f"{stem}-{kind}") for kind in kinds],
         )
         if place == median:
             image.median_of = len(ordered)
@@ -80,7 +85,7 @@ def _ranks_of(tested: Tested, scores: Mapping[str, Score]) -> pd.DataFrame:
 
 
 def _images_to_keep(ranked: pd.DataFrame, median: int | None, count: int) -> list[int]:
-    """The worst image of the worst patients, the middle one of patients spread by name, and the median
+    """The worst image of the worst patients, middle ones of patients spread by name, and the median
     image.
 
     The middle ones do not depend on scores, so that several runs on one split show the same images.
@@ -88,10 +93,10 @@ def _images_to_keep(ranked: pd.DataFrame, median: int | None, count: int) -> lis
     by_patient = ranked.groupby("patient", sort=False)["rank"]
     means = by_patient.mean().fillna(-np.inf).sort_values(kind="stable")
     worst_images = ranked["rank"].fillna(-np.inf).groupby(ranked.patient).idxmin()
-    kept = [*worst_images[means.index[:count]]]
-    for who in spread(sorted(by_patient.groups), count):
-        images = by_patient.groups[who]
-        kept.append(images[len(images) // 2])
+    kept = [
+        *worst_images[means.index[:count]],
+        *spread_over_owners(ranked.index, ranked.patient, count),
+    ]
     if median is not None:
         kept.append(median)
     return [int(place) for place in dict.fromkeys(kept)]
@@ -102,10 +107,21 @@ def _write(tested: Tested, place: int, kind: str, stem: Path) -> str:
     colour picture of 8 bits as PNG; returns their unit.
     """
     letter = OTHER[tested.to] if kind == "input" else tested.to
-    images = {"input": tested.inputs, "output": tested.made, "truth": tested.references.images}
+    images = {"input": tested.inputs, "output": tested.made}
+    if tested.references:
+        images["truth"] = tested.references.images
 
-    record = tested.pairs[place][letter]
-    native, unit = _native(tested, record, images[kind][place], letter)
+    record = tested.pairs[place].get(letter)
+    intensity = None
+    if record is None:  # no truth: as results are mapped back, to files as those trained on
+        record = next(each for each in tested.data.training if each.domain == letter)
+        intensity = of_all_scans(tested.data.intensity[letter])
+    units = units_of(tested.data, [record], letter, intensity)
+    native = images[kind][place].float().cpu()
+    unit = ""  # only network intensities are known
+    if units is not None:
+        native = units.native(native[None])[0]
+        unit = "file's" if units.name == "native" else units.name
     if len(tested.data.contrasts[letter]) > 1:
         native = native[:1]
     elif not _is_colour_picture(record):
@@ -132,18 +148,3 @@ def _is_colour_picture(record: Record) -> bool:
         return False
     image = record.file.read()
     return image.dims == 2 and image.channels == 3 and image.dtype == np.uint8
-
-
-def _native(
-    tested: Tested, record: Record, image: torch.Tensor, letter: str
-) -> tuple[torch.Tensor, str]:
-    """An image (C, *size) in its file's intensities and their unit; "" where only network
-    intensities are known.
-    """
-    units = units_of(tested.data, [record], letter)
-    pixels = image.float().cpu()
-    if units is None:
-        return pixels, ""
-
-    unit = "file's" if units.name == "native" else units.name
-    return units.native(pixels[None])[0], unit

@@ -13,16 +13,23 @@ from gantk.formats.files import read
 from gantk.metrics.references import GRAY_VALUES
 from gantk.metrics.rows import patients_are_known
 from gantk.metrics.table import MODEL, owners
-from gantk.report.figures import Pictures, TitledPictures, largest_error, picture_row, window
+from gantk.report.figures import Pictures, TitledPictures, largest_error, picture_row, windows_of
 from gantk.report.run_record import RunRecord
 from gantk.report.words import ARROW
 from gantk.runs.results import Score, ScoresByMetric, StoredImage
 from gantk.runs.schemas import is_inside
 
-KINDS = ("input", "output", "truth")
 HOW_KEPT = (
     "A run saves the worst image of its worst patients, then a middle image of others, which are"
     " chosen without looking at scores, then the median image."
+)
+NO_ERRORS = (
+    "No errors are shown: these images have no registered real counterpart. The outputs of one input have"
+    " one window."
+)
+HOW_UNPAIRED_KEPT = (
+    "A run without registered test pairs saves images that are spread over the patients, or over the"
+    " names where patients are not known, chosen without looking at scores."
 )
 
 
@@ -39,26 +46,41 @@ class ShownImage:
     @property
     def windows(self) -> str:
         """`0 to 338, 0 to 545`: the values in black and in white of the input, and of the others."""
-        ends = [window(self.pictures[kind]) for kind in ("input", "truth")]
-        return ", ".join(f"{low:.4g} to {high:.4g}" for low, high in ends)
+        return ", ".join(f"{low:.4g} to {high:.4g}" for low, high in windows_of(self.pictures))
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Test images of a direction, each with titled pictures, and the largest error that these show."""
+    """Test images of a direction, each with titled pictures, and the largest error that these show; ""
+    where no truth is known.
+    """
 
     cases: list[tuple[ShownImage, TitledPictures]]
     largest: str
 
+    @property
+    def scale(self) -> str:
+        """The windows of the pictures and the scale of the errors, in words."""
+        if not self.largest:
+            return NO_ERRORS
+        return (
+            "Generated and real images have one window. Error, |generated − real|: black is 0, the palest"
+            f" yellow {self.largest}."
+        )
+
 
 def rows_of(images: Iterable[ShownImage]) -> Rows:
-    """Test images with their pictures; all errors have one scale."""
+    """Test images with their pictures, those with truth if some have it; all errors have one scale."""
     images = [*images]
-    largest = max(largest_error(image.pictures) for image in images)
+    with_truth = [image for image in images if "truth" in image.pictures]
+    largest = max((largest_error(image.pictures) for image in with_truth), default=0.0)
     units = {"HU": "HU", "file's": GRAY_VALUES}  # else those of the network
-    unit = units.get(images[0].stored.units[2], "")
-    cases = [(image, picture_row(image.pictures, image.titles, largest)) for image in images]
-    return Rows(cases, f"{largest:.4g} {unit}".rstrip())
+    unit = units.get(images[0].stored.units[1], "")
+    cases = [
+        (image, picture_row(image.pictures, image.titles, largest))
+        for image in with_truth or images
+    ]
+    return Rows(cases, f"{largest:.4g} {unit}".rstrip() if with_truth else "")
 
 
 @dataclass(frozen=True)
@@ -67,8 +89,8 @@ class ShownPatients:
 
     key: str
     label: str
-    metrics: ScoresByMetric  # the scores of all patients
-    # a row for each patient, the worst by the first metric first: its `label`, `images` and scores
+    metrics: ScoresByMetric  # the scores of all patients; none where no test pairs are known
+    # a row for each scored patient, the worst by the first metric first: `label`, `images` and scores
     patients: pd.DataFrame
     cases: list[ShownImage]
     noun: str  # of what a row is: "patient", or "image" where patients are not known
@@ -82,13 +104,11 @@ class ShownPatients:
 def shown_patients(record: RunRecord) -> list[ShownPatients]:
     """The test patients of each direction; none where the run has none (yet)."""
     lines = record.lines[(record.lines.system == MODEL) & (record.lines.image != "")]
-    of_direction = lines.groupby("direction", sort=False)
     labels = label_patients(record)
-    return [
-        _direction(record, key, of_direction.get_group(key), labels)
-        for key in record.stored
-        if key in of_direction.groups
+    found = [
+        _direction(record, key, lines[lines.direction == key], labels) for key in record.stored
     ]
+    return [each for each in found if each.metrics or each.cases]
 
 
 def label_patients(*runs: RunRecord) -> dict[str, str]:
@@ -102,6 +122,14 @@ def label_patients(*runs: RunRecord) -> dict[str, str]:
     return {name: f"{noun} {number}" for number, name in enumerate(sorted(names - {""}), 1)}
 
 
+def how_kept(*runs: RunRecord) -> str:
+    """How the runs chose the test images that they saved."""
+    has_truth = any(
+        image.truth for run in runs for images in run.stored.values() for image in images
+    )
+    return HOW_KEPT if has_truth else HOW_UNPAIRED_KEPT
+
+
 def _direction(
     record: RunRecord, key: str, lines: pd.DataFrame, labels: Mapping[str, str]
 ) -> ShownPatients:
@@ -110,14 +138,17 @@ def _direction(
     source, _, target = label.partition(ARROW)
     of_all = record.results.metrics.get(key, {})
     metrics = {name: of_all.get(name, Score()) for name in lines.metric.unique()}
-    first, of_first = next(iter(metrics.items()))
-    finite = lines["value"].replace([np.inf, -np.inf], np.nan)
-    of_images = finite.groupby([lines.image, lines.metric], sort=False).mean().unstack(sort=False)
-    owner = owners(lines.drop_duplicates("image")).to_numpy()
-    by_patient = of_images.groupby(owner, sort=False)
-    patients = by_patient.mean().assign(images=by_patient.size(), label=pd.Series(labels))
-    rank = -patients[first] if of_first.higher_is_better is False else patients[first]
-    patients = patients.loc[rank.fillna(-np.inf).sort_values(kind="stable").index]
+    of_images = patients = pd.DataFrame()
+    if metrics:
+        first, of_first = next(iter(metrics.items()))
+        finite = lines["value"].replace([np.inf, -np.inf], np.nan)
+        of_images = finite.groupby([lines.image, lines.metric], sort=False).mean()
+        of_images = of_images.unstack(sort=False)
+        owner = owners(lines.drop_duplicates("image")).to_numpy()
+        by_patient = of_images.groupby(owner, sort=False)
+        patients = by_patient.mean().assign(images=by_patient.size(), label=pd.Series(labels))
+        rank = -patients[first] if of_first.higher_is_better is False else patients[first]
+        patients = patients.loc[rank.fillna(-np.inf).sort_values(kind="stable").index]
     titles = {
         "input": f"Input: {source}",
         "truth": f"Real {target}",
@@ -125,28 +156,30 @@ def _direction(
     }
     cases = []
     for stored in record.stored[key]:
-        shown = pictures(record, stored.stem)
-        if shown and stored.image in of_images.index and stored.patient in patients.index:
-            scores = of_images.loc[stored.image]
+        shown = pictures(record, stored)
+        is_scored = stored.image in of_images.index and stored.patient in patients.index
+        if shown and (is_scored or not metrics):
+            scores = of_images.loc[stored.image] if metrics else {}
             cases.append(ShownImage(stored, labels[stored.patient], shown, titles, scores))
     noun = "patient" if patients_are_known(record.results) else "image"
     return ShownPatients(key, label, metrics, patients, cases, noun)
 
 
-def pictures(record: RunRecord, stem: str) -> Pictures:
-    """Kind -> the pixels (C, H, W) of a stored image, of a volume its middle plane; {} unless all are
+def pictures(record: RunRecord, stored: StoredImage) -> Pictures:
+    """Kind, as they are shown, -> the pixels (C, H, W) of a stored image, of a volume its middle plane; {} unless all are
     there.
 
     Files outside the run folder and damaged files are left out; the latter are named in the
     record's problems.
     """
     found = {}
-    for kind in KINDS:
-        colour = record.path / "samples" / "test" / f"{stem}-{kind}.png"
+    kinds = ("input", "truth", "output") if stored.truth else ("input", "output")
+    for kind in kinds:
+        colour = record.path / "samples" / "test" / f"{stored.stem}-{kind}.png"
         path = colour if colour.exists() else colour.with_suffix(".nii.gz")
         try:
             if is_inside(record.path, path):
                 found[kind] = read(path).middle_plane
         except Exception as error:  # damaged bytes can raise any exception
             record.problems.append(f"samples/test/{path.name} is left out: {one_line(error)}")
-    return found if len(found) == len(KINDS) else {}
+    return found if len(found) == len(kinds) else {}
