@@ -5,7 +5,7 @@ images that the time allows, with a reason for each choice.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import ceil, prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,6 +59,14 @@ class Size(NamedTuple):
     why: str
 
 
+class Choice(NamedTuple):
+    """What the time allows a method."""
+
+    size: Size
+    steps: int
+    lines: Callable[[int], Lines]  # all lines, for at most so many steps
+
+
 def plan(
     scans: str | Path,
     *,
@@ -107,7 +115,7 @@ def plan_methods(
 ) -> tuple[list[str], int]:
     """The text of `plan` for each method, and the folds of `planned_split`, or those of the caller, 0
     where another split is decided. All recipes split, size and map the scans alike: at the largest
-    size that each method can afford in the time.
+    size, and for as many steps, as each method can afford in the time.
     """
     for method in filter(None, methods):
         registry().get("method", method)  # a wrong name costs no time
@@ -121,17 +129,17 @@ def plan_methods(
     for method in methods:
         own = [*settings, f"method.name={method}"] if method else settings
         asked.append((_seen_by_method(seen, own), own))
-    plans = [
-        (for_method, own, _choose_lines(for_method, sizes, hours, own, device))
-        for for_method, own in asked
+    choices = [_choose(*each, sizes, hours, device) for each in asked]
+    size = min((each.size for each in choices), key=lambda size: prod(size.sides))
+    choices = [
+        each if each.size == size else _choose(*its, [size], hours, device)
+        for each, its in zip(choices, asked, strict=True)
     ]
-    common = min((_shape(lines) for _, _, lines in plans), key=lambda shape: prod(shape[0]))
-    texts = []
-    for for_method, own, lines in plans:
-        if _shape(lines) != common:
-            alike = [each for each in sizes if (each.sides, each.fit) == common]
-            lines = _choose_lines(for_method, alike, hours, own, device)
-        texts.append(_text(for_method, _with_settings(lines, own, folder), hours))
+    steps = min(each.steps for each in choices)
+    texts = [
+        _text(for_method, _with_settings(each.lines(steps), own, folder), hours)
+        for each, (for_method, own) in zip(choices, asked, strict=True)
+    ]
     given = dict(map(parse_setting, settings))
     if any(key.startswith("data.split") for key in given):
         return texts, given.get("data.split.folds", 0)
@@ -146,11 +154,6 @@ def _seen_by_method(seen: Scans, settings: Iterable[str]) -> Scans:
         what = f"the method '{name}' needs registered pairs, which these scans lack"
         raise UserError(what, where="--methods", remedy="leave it out; dualgan needs no pairs")
     return for_method
-
-
-def _shape(lines: Lines) -> tuple[tuple[int, ...], str]:
-    """Size and fit of the images."""
-    return tuple(lines["data.size"][0]), lines["data.fit"][0]
 
 
 def _with_settings(lines: Lines, settings: Iterable[str], folder: Path | None) -> Lines:
@@ -189,10 +192,10 @@ def _recipe(lines: Lines, settings: Iterable[str]) -> Recipe:
 
 
 @Work("timing training steps")
-def _choose_lines(
-    seen: Scans, sizes: Sequence[Size], hours: float, settings: list[str], device: str | None
-) -> Lines:
-    """All lines, for the largest size with which the method's usual steps fit into the time, by real
+def _choose(
+    seen: Scans, settings: list[str], sizes: Sequence[Size], hours: float, device: str | None
+) -> Choice:
+    """The largest size with which the method's usual steps fit into the time, by real
     steps with the smallest size; real steps with that size give the number of steps.
     """
     from gantk.training.trial import predict
@@ -233,13 +236,20 @@ def _choose_lines(
     step_s = 3600 * measured.hours / usual
     enough = max(usual, MAX_EPOCHS * _image_count(seen) // _batch(seen))
     steps = int(min(MAX_TIMES_USUAL_STEPS * usual, enough, max(50, seconds / step_s)))
-    why = (
-        f"{1000 * step_s:.0f} ms per step, measured on {measured.device}, so they take"
-        f" {duration(steps * step_s)}; {duration(3600 * hours)} are given"
-    )
-    if steps < usual:
-        why += f"; {usual} steps are usual, so a longer training would help"
-    return lines_of(chosen, steps, why)
+
+    def lines(most: int) -> Lines:
+        count = min(steps, most)
+        why = (
+            f"{1000 * step_s:.0f} ms per step, measured on {measured.device}, so they take"
+            f" {duration(count * step_s)}; {duration(3600 * hours)} are given"
+        )
+        if count < steps:
+            why = f"the fewest of the methods, so that they compare; {why}"
+        if count < usual:
+            why += f"; {usual} steps are usual, so a longer training would help"
+        return lines_of(chosen, count, why)
+
+    return Choice(chosen, steps, lines)
 
 
 def _sizes(seen: Scans) -> list[Size]:

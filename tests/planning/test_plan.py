@@ -5,6 +5,7 @@ recipes train.
 import itertools
 import re
 import tomllib
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -16,6 +17,7 @@ from gantk import check, plan, predict
 from gantk.data.check.check import warnings_about
 from gantk.data.recipe_data import opened_recipe
 from gantk.recipe.load import Recipe, load_recipe
+from gantk.training import trial
 
 RECORDS = phantom(("T1", "T2"), 2, (64, 64), subjects=8, slices=2).records()
 NAMES = {"a": "T1", "b": "T2"}
@@ -165,9 +167,17 @@ def test_time_decides_size_and_steps(tmp_path, instant_trials):
     assert short["train"]["steps"] < long["train"]["steps"] == 4_000
 
 
-def test_recipes_of_several_methods_compare(tmp_path, instant_trials, gantk):
+def test_recipes_of_several_methods_compare(tmp_path, instant_trials, monkeypatch, gantk):
+    tried = trial.predict
+
+    def busy_at_first(recipe, device=None):
+        found = tried(recipe, device)
+        slower = 3 if recipe.tables["method"]["name"] == "cyclegan" else 1
+        return replace(found, hours=slower * found.hours)
+
+    monkeypatch.setattr(trial, "predict", busy_at_first)
     pictures(tmp_path / "data")
-    options = ["--methods", "cyclegan,pix2pix", "--out", tmp_path / "mine.toml"]
+    options = ["--methods", "cyclegan,pix2pix", "--out", tmp_path / "mine.toml", "--hours", 0.05]
     said = gantk("plan", tmp_path / "data", *options).ok().out
     paths = [tmp_path / f"mine-{method}.toml" for method in ("cyclegan", "pix2pix")]
     cyclegan, pix2pix = (tomllib.loads(path.read_text("utf-8")) for path in paths)
@@ -177,6 +187,9 @@ def test_recipes_of_several_methods_compare(tmp_path, instant_trials, gantk):
     assert cyclegan["data"] == pix2pix["data"]
     assert cyclegan["data"]["source"]["path"] == "data"  # beside the recipes
     assert cyclegan["evaluate"] == pix2pix["evaluate"]
+    assert cyclegan["train"]["steps"] == pix2pix["train"]["steps"]
+    reasons = ["fewest of the methods" in path.read_text("utf-8") for path in paths]
+    assert reasons == [False, True], "one has fewer steps than it could"
     assert "next     gantk run" not in said  # the folds are the runs
     assert (
         "next     for k in 0 1 2 3 4; do gantk run"
