@@ -131,10 +131,8 @@ def plan_methods(
         asked.append((_seen_by_method(seen, own), own))
     choices = [_choose(*each, sizes, hours, device) for each in asked]
     size = min((each.size for each in choices), key=lambda size: prod(size.sides))
-    choices = [
-        each if each.size == size else _choose(*its, [size], hours, device)
-        for each, its in zip(choices, asked, strict=True)
-    ]
+    if any(each.size != size for each in choices):
+        choices = [_choose(*each, [size], hours, device) for each in asked]
     steps = min(each.steps for each in choices)
     texts = [
         _text(for_method, _with_settings(each.lines(steps), own, folder), hours)
