@@ -29,8 +29,7 @@ class ResultFormat:
         self.scales = scales
         self.frame = frame
         self.suffix = suffix
-        # of each result in whole numbers: values above the limit, values, and the limit
-        self.clipped: list[tuple[int, int, str]] = []
+        self.clipped: list[float] = []  # share of the values of each result in whole numbers
 
     def fit(self, path: Path, image: Image, source: Path) -> Image:
         """The result of `source` as the file `path` holds it: whole numbers are rounded and clipped
@@ -54,20 +53,18 @@ class ResultFormat:
 
         pixels = np.rint(image.pixels, out=image.pixels)
         # lower values are black, as in the file; a comparison of the whole would take memory
-        beyond = sum(int(np.count_nonzero(plane > most)) for planes in pixels for plane in planes)
-        self.clipped.append((beyond, pixels.size, f"{most:g}"))
+        beyond = [np.mean(plane > most) for planes in pixels for plane in planes]
+        self.clipped.append(float(np.mean(beyond)))
         return replace(image, pixels=np.clip(pixels, least, most, out=pixels))
 
     def clipped_line(self) -> str:
         """How many values of all results were clipped to the white of their files; "" for none."""
-        affected = sum(beyond > 0 for beyond, _, _ in self.clipped)
-        if not affected:
+        if not any(self.clipped):
             return ""
-        share = sum(beyond for beyond, _, _ in self.clipped) / sum(n for _, n, _ in self.clipped)
-        limits = " or ".join(sorted({limits for _, _, limits in self.clipped}))
+        share = np.mean(self.clipped)
         return (
-            f"{'warning' if share > SLACK else 'clipped'}  {100 * share:.2g} % of all values are"
-            f" clipped to white ({limits}) in {affected} of"
+            f"{'warning' if share > SLACK else 'clipped'}  {100 * share:.2g} % of the values are"
+            f" clipped to white, in {np.count_nonzero(self.clipped)} of"
             f" {count_noun(self.clipped, 'image')} (--format tif keeps them)"
         )
 

@@ -105,10 +105,10 @@ def assemble(
 
 
 @Work("preparing the training")
-def prepare_batches(parts: Parts) -> None:
+def prepare_batches(parts: Parts) -> str:
     """Find the order and the companions of the training images, which only a training needs, as it
-    does lesion masks (UserError). True partners among the companions join the notes on the
-    training.
+    does lesion masks (UserError). True partners among the companions join the warnings of the data,
+    and are returned.
     """
     if parts.method.weighs_lesions and not parts.model.data.mask:
         remedy = "set method.lesion = 1.0 if the method has this option"
@@ -136,19 +136,19 @@ def prepare_batches(parts: Parts) -> None:
     for letter, companion_of in companions.items():
         batches.sets[letter].companions = companion_of
 
-    if said := _true_pairs(batches.sets, companions, parts.data.names):
+    if said := _true_pairs(batches.sets, companions):
         parts.method.companions_note += f"; {said}"
         known = parts.data.consequences()
         parts.data.warnings = known if said in known else [*known, said]
+    return said
 
 
-def _true_pairs(
-    sets: Mapping[str, ImageSet], companions: Mapping[str, Companions], names: Mapping[str, str]
-) -> str:
+def _true_pairs(sets: Mapping[str, ImageSet], companions: Mapping[str, Companions]) -> str:
     """How many training images have their own patient, and their true partner, among their
-    matches, or one match alone; "" where none has.
+    matches, or are of unknown patients and have one match; "" where none.
     """
     images = 0
+    alone = 0
     of_patient = 0
     of_partner = 0
     for letter, companion_of in companions.items():
@@ -159,28 +159,21 @@ def _true_pairs(
         others = sets[getattr(companion_of, "other", "")].records
         for record, like in zip(sets[letter].records, likes.tolist(), strict=True):
             images += 1
+            alone += getattr(companion_of, "alone", False) and not record.subject
             same = [
                 others[n] for n in like if record.subject and others[n].subject == record.subject
             ]
             of_patient += bool(same)
             of_partner += any(_is_partner(record, each) for each in same)
 
-    if not of_patient:
-        alone = [
-            f"{len(sets[letter])} {names[letter]}"
-            for letter, companion_of in companions.items()
-            if getattr(companion_of, "alone", False)
-            and not all(record.subject for record in sets[letter].records)
-        ]
+    if alone and not of_patient:
         return (
-            ""
-            if not alone
-            else (
-                f"all training images ({' and '.join(alone)}) are compared with one partner alone, as"
-                " registering several similar ones fits little better: both domains may show the same"
-                " heads, so this may be paired training"
-            )
+            f"{alone} of {images} training images are compared with one partner alone, as registering"
+            " several similar ones fits little better: both domains may show the same heads, so this"
+            " may be paired training"
         )
+    if not of_patient:
+        return ""
     return (
         f"{of_patient} of {images} training images are matched with an image of their own patient,"
         f" {of_partner} of them with their true partner, so this is no unpaired training"

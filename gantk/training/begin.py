@@ -237,11 +237,9 @@ def try_outputs(parts: Parts, *, of_sets: bool = False) -> None:
 
 def _match_images(parts: Parts, say: Say) -> None:
     """Prepare the batches, and say what was matched for them."""
-    before = parts.method.companions_note
-    if before:
-        say(f"match    {before}")
-    prepare_batches(parts)
-    if found := parts.method.companions_note.removeprefix(before).removeprefix("; "):
+    if note := parts.method.companions_note:
+        say(f"match    {note}")
+    if found := prepare_batches(parts):
         say(f"warning  {found}")
 
 

@@ -201,10 +201,9 @@ def _examine_use(found: Examination, study: Study, every: bool) -> None:
     problems += unreadable_images(found.items)
     _leave_out_unreadable(study, found.items)
     refused = _refusal("split", study.divide)
-    scores = f"A score needs no split: gantk eval RUN --data {argument(found.path)}"
     for each in refused:
-        each.what = f"for a training only: {each.what}"
-        each.remedy = f"{each.remedy}. {scores}" if each.remedy else scores
+        scored = f"`gantk eval RUN --data {argument(found.path)}`"
+        each.what = f"for a training only, not for {scored}: {each.what}"
     problems += refused
     if not refused:
         problems += _about_split(study, bool(doubts))

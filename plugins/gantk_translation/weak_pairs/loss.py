@@ -70,7 +70,11 @@ class WeakPairs:
         whole = {letter: shrink_means(images, self.side) for letter, images in sets.items()}
         small = {letter: F.avg_pool2d(images, 2) for letter, images in whole.items()}
         ways = [
-            Way(small[one], small[other], *self._most_alike(whole[one], whole[other]))
+            Way(
+                small[one],
+                small[other],
+                *most_alike(whole[one], whole[other], 2 * self.candidates),
+            )
             for one, other in ("ab", "ba")
         ]
         moves = best_moves(*ways)
@@ -81,19 +85,16 @@ class WeakPairs:
             there = zoom_inside(whole["b"], nearest_a)
             # Contrast scales a->b and b->a in opposite directions; only that antisymmetric part
             # is a real zoom.
-            zooms = (here - there) / 2, (there - here) / 2
+            zoom = (here - there) / 2
             moves = [
-                (zoom_affine(affine, zoom), free)
-                for (affine, free), zoom in zip(moves, zooms, strict=True)
+                (zoom_affine(affine, way), free)
+                for (affine, free), way in zip(moves, (zoom, -zoom), strict=True)
             ]
 
         return {
             "a": Companions("b", *ways[0].best_candidates(moves[0], self.candidates)),
             "b": Companions("a", *ways[1].best_candidates(moves[1], self.candidates)),
         }
-
-    def _most_alike(self, own: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-        return most_alike(own, other, min(2 * self.candidates, len(other)))
 
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
         """The loss of `output` (N, C, *size) and `target` (N, candidates x C, *size) from

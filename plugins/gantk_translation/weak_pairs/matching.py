@@ -75,8 +75,8 @@ def body(image: Tensor) -> Tensor:
 
 
 def most_alike(one: Tensor, other: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Indices of the images of `other` most similar by MIND to each of N of `one`, (N, count), and
-    of its partner (N,).
+    """Indices of the `count` images of `other`, or all, most similar by MIND to each of N of `one`,
+    (N, count), and of its partner (N,).
 
     Partners are a one-to-one assignment of least total distance (Kuhn 1955), because neighbouring
     slices share the same similar images. Where the assigned image is far away, as for heads that
@@ -85,7 +85,7 @@ def most_alike(one: Tensor, other: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """
     one, other = (gaussian_blur(mind(each, 2.0), 3.0).flatten(1) for each in (one, other))
     distances = torch.cat([torch.cdist(rows, other) for rows in one.split(IMAGES_PER_BATCH)])
-    near, places = distances.topk(count, 1, largest=False)
+    near, places = distances.topk(min(count, len(other)), 1, largest=False)
     partners = places[:, 0].clone()
     if distances.numel() <= MAX_ASSIGNED_DISTANCES:
         rows, columns = map(torch.from_numpy, linear_sum_assignment(distances.numpy()))
