@@ -239,6 +239,6 @@ def test_single_slices_of_their_own_scale_are_told(trained, tmp_path):
             "translate", trained, name, f"{name}-out", "--device", "cpu", cwd=tmp_path
         ).ok()
         said[name] = done.out
-    assert "scaled by its own intensities" in said["in"]
+    assert "gets its own gray scale" in said["in"]
     assert "2 of 2 images" in said["in"]
-    assert "scaled by its own intensities" not in said["volume"]
+    assert "gets its own gray scale" not in said["volume"]

@@ -88,7 +88,8 @@ def test_an_edited_recipe_is_named_when_a_run_goes_on(tmp_path):
     run = gantk.run(TINY, set={"train.schedule": "linear"}, out=tmp_path / "run", say=print, **CPU)
     said = []
     gantk.resume(run, say=said.append, **CPU)
-    assert not any("recipe.toml" in line for line in said)
+    named = [line for line in said if "recipe.toml" in line and not line.startswith("next")]
+    assert not named
 
     recipe = run.path / "recipe.toml"
     recipe.write_text(recipe.read_text().replace("steps = 4\n", "steps = 8\n"))
