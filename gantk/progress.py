@@ -113,9 +113,8 @@ class Display(threading.local):
         self.last_line = clock()  # or when the command began
 
     def begin(self, work: Work) -> None:
-        if not self.works:
-            if not self.listener and work.draws():
-                self.bar = _new_bar()
+        if not self.works and not self.listener and work.draws():
+            self.bar = _new_bar()
         self.works.append(work)
         if not work.total:
             self.show()

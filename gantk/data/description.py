@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator
 
-from gantk.data.dataset import Data, layouts_in_words
+from gantk.data.dataset import Data, Study, layouts_in_words
 from gantk.data.look import MIN_PEOPLE
-from gantk.data.preparation import Record
+from gantk.data.preparation import Record, patients_of
 from gantk.data.split.near_duplicates import MAX_ALL_COMPARED
 from gantk.errors import count_noun, join_first
+
+MIN_TRAINING_PATIENTS = 3  # of a domain, from which a network can learn more than these look like
+UNPAIRED_USES_HALF = (
+    "an unpaired method trains on one contrast of each known patient, so on about half of the images that"
+    " a paired one has, unless data.unpair = false and data.same_patient = true"
+)
 
 
 def describe(data: Data) -> list[str]:
@@ -27,7 +33,7 @@ def describe(data: Data) -> list[str]:
         ("layout", layout) if layout else ("found", data.images_in_words(data.records)),
         ("data", _counts(data)),
         ("split", data.split_description),
-        *(("warning", said) for said in data.consequences()),
+        *(("warning", said) for said in [*data.consequences(), few_patients(data)] if said),
         *(("note", said) for said in _notes(data)),
         ("classes", _classes(data)),
         ("missing", missing if lacking else ""),
@@ -37,22 +43,56 @@ def describe(data: Data) -> list[str]:
 
 
 def _counts(data: Data) -> str:
-    """How many images are trained on, at which size, and whether no held-out ones are pairs."""
-    counts = ", ".join(
-        f"{sum(record.domain == letter for record in data.training)} {name}"
-        for letter, name in data.names.items()
-    )
+    """The images that are trained on, at which size, and whether no held-out ones are pairs."""
     has_pairs = len(data.letters) == 1 or data.pairs("validation") or data.pairs("test")
     alone = "" if has_pairs else "; validation and test images without pairs"
-    halved = " (one contrast of each patient)" if _is_halved(data) else ""
     size = " x ".join(map(str, data.table.size))
-    return f"{data.table.source.name}: {counts} for training{halved}, at {size}{alone}"
+    return f"{data.table.source.name}: {training_in_words(data)}, at {size}{alone}"
 
 
-def _is_halved(data: Data) -> bool:
+def training_in_words(study: Study) -> str:
+    """`40 CT, 40 MR for training`, or `40 CT of 2 patients, 18 MR of 1 patient for training (one
+    contrast of each patient)`.
+    """
+    counts = Counter(record.domain for record in study.training)
+    numbers = {letter: f"{counts[letter]} {name}" for letter, name in study.names.items()}
+    if not is_halved(study):
+        return f"{', '.join(numbers.values())} for training"
+    whose = _patients_by_domain(study)
+    words = [
+        f"{number} of {count_noun(whose[letter], 'patient')}" for letter, number in numbers.items()
+    ]
+    return f"{', '.join(words)} for training (one contrast of each patient)"
+
+
+def few_patients(study: Study) -> str:
+    """A warning of domains of few patients where each patient gives one contrast; "" without any."""
+    few = [
+        f"{study.names[letter]} from {count_noun(patients, 'patient')}"
+        for letter, patients in _patients_by_domain(study).items()
+        if len(patients) < MIN_TRAINING_PATIENTS
+    ]
+    if not few or not is_halved(study):
+        return ""
+    return (
+        f"the training learns {' and '.join(few)}, too few to learn what others look like:"
+        f" {UNPAIRED_USES_HALF}"
+    )
+
+
+def _patients_by_domain(study: Study) -> dict[str, set[str]]:
+    """The patients whose images of each domain are trained on."""
+    return {
+        letter: patients_of(record for record in study.training if record.domain == letter)
+        for letter in study.letters
+    }
+
+
+def is_halved(study: Study) -> bool:
     """Whether an unpaired training leaves out images, as each patient gives one domain."""
-    available = sum(record.for_training for record in data.splits["train"])
-    return not data.paired and len(data.letters) > 1 and len(data.training) < available
+    available = sum(record.for_training for record in study.splits["train"])
+    has_two = not study.method.paired and len(study.letters) > 1
+    return has_two and len(study.training) < available
 
 
 def _notes(data: Data) -> Iterator[str]:
@@ -67,7 +107,7 @@ def _notes(data: Data) -> Iterator[str]:
             f"fewer than {MIN_PEOPLE} patients are trained on: too few to tell later whether an image"
             " looks like the training images"
         )
-    if _is_halved(data):
+    if is_halved(data):
         others = _left_out_people(data.splits["train"], data.training)
         if others:
             yield others

@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 
 from gantk.data.dataset import layouts_in_words, source_and_records
+from gantk.data.description import UNPAIRED_USES_HALF
 from gantk.data.preparation import Pair, Record, patients_of
 from gantk.data.recipe_data import with_test_data, without_training
 from gantk.data.sources.pairing import complete_pairs
@@ -43,7 +44,6 @@ from gantk.metrics.compare_folders import (
     score_files,
 )
 from gantk.metrics.comparing import (
-    UNPAIRED_USES_HALF,
     Comparison,
     SystemTest,
     compare_systems,

@@ -19,10 +19,6 @@ from gantk.runs.results import PairedTest, Results, Score, Verdict
 
 MAX_WITH_FIGURES = 3  # systems that a sentence compares with figures; a table has those of more
 NOT_COMPARED = "Which of them is better cannot be said: with fewer than two common test patients, no test is possible."
-UNPAIRED_USES_HALF = (
-    "an unpaired method trains on one contrast of each known patient, so on about half of the images that"
-    " a paired one has, unless data.unpair = false and data.same_patient = true"
-)
 
 
 class SystemTest(PairedTest):

@@ -84,7 +84,10 @@ class RealImages:
     def scored_images(self, records: Sequence[Record]) -> Tensor:
         """Images as they are shown and scored, without neighbouring slices: (N, C, *size)."""
         return torch.stack(
-            [self.data.centre(self.data.image(record)[None])[0] for record in track(records, "reading")]
+            [
+                self.data.centre(self.data.image(record)[None])[0]
+                for record in track(records, "reading")
+            ]
         )
 
     def noise(self, letter: str, count: int) -> Tensor:

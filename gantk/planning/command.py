@@ -1,6 +1,7 @@
 """The command line of this package."""
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -69,28 +70,35 @@ def plan_command(scans, out, methods, overwrite, **options) -> None:
     texts, folds = plan_methods(scans, names, **options, folder=target.absolute().parent)
     for each, text in zip(targets, texts, strict=True):
         write_output(each, text.encode())
-    facts = texts[0].split("\n\n")[0].replace("\n#   ", " ")
-    for line in facts.splitlines()[1:]:
+    heads = (text.split("\n\n")[0].replace("\n#   ", " ").splitlines()[1:] for text in texts)
+    for line in dict.fromkeys(chain.from_iterable(heads)):
         if not methods or not line.startswith("# method"):
             say(line.removeprefix("# "))
 
     say(f"written  {' and '.join(map(str, targets))}, with a reason on each line")
-    _say_runs(targets, names, folds, scans)
+    _say_runs(targets, names, folds, options["hours"], scans)
 
 
-def _say_runs(recipes: Sequence[Path], names: Sequence[str], folds: int, scans: str) -> None:
+def _say_runs(
+    recipes: Sequence[Path], names: Sequence[str], folds: int, hours: float, scans: str
+) -> None:
     """Say how recipes are run, of these methods or of the one that was chosen (""), on each fold, and
     how the runs are compared.
     """
     from gantk.plugin.loader import registry
-    from gantk.terminal import say, say_next
+    from gantk.terminal import duration, say, say_next
 
     methods = [name for name in names if name]
     runs = [argument(f"runs/{each.stem}") for each in recipes]
     if not methods:
         say_next(f"gantk run {argument(recipes[0])}")
     if folds:
-        say(f"folds    few patients: train {folds} times, to test each patient once")
+        trainings = folds * len(recipes)
+        seconds = 3600 * hours
+        times = (
+            f"{trainings} trainings of {duration(seconds)}, {duration(trainings * seconds)} in all"
+        )
+        say(f"folds    few patients: train {folds} times, to test each patient once ({times})")
         numbers = " ".join(map(str, range(folds)))
         for each, run in zip(recipes, runs, strict=True):
             fold = f"--set data.split.folds={folds} --set data.split.fold=$k --out {run}_fold$k"

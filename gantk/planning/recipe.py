@@ -5,12 +5,14 @@ images that the time allows, with a reason for each choice.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from math import ceil, prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from gantk.catalog.question import as_setting
+from gantk.data.description import UNPAIRED_USES_HALF, few_patients, is_halved, training_in_words
 from gantk.data.sources.pairing import too_many_alone
 from gantk.errors import UserError
 from gantk.formats.files import listed_once
@@ -403,6 +405,8 @@ def _text(seen: Scans, lines: Lines, hours: float) -> str:
     for problem in seen.report["problems"]:  # without notes and what the recipe solves
         if problem["severity"] != "note" and problem["kind"] not in SOLVED_PROBLEMS:
             out += _comment(f"{problem['severity']:8} {problem['what']}")
+    for fact in _facts_of_half(seen, lines):
+        out += _comment(fact)
 
     kind = "unpaired" if len(seen.domains) > 1 else "from noise"
     if seen.suits_paired:
@@ -418,6 +422,25 @@ def _text(seen: Scans, lines: Lines, hours: float) -> str:
             out += _key_lines(name, value, "see above" if name in TOLD_KEYS else why)
 
     return "\n".join(out) + "\n"
+
+
+def _facts_of_half(seen: Scans, lines: Lines) -> Iterator[str]:
+    """What is trained on where an unpaired training uses one contrast of each patient, and a warning
+    where a domain is left with few patients, or a note where a paired one would use both.
+    """
+    if seen.suits_paired or len(seen.domains) < 2 or seen.patients < 2:
+        return
+    study = copy(seen.study)
+    study.method = registry().get("method", lines["method.name"][0]).load()
+    study.table = _recipe(lines, ()).check().data
+    study.divide()
+    if not is_halved(study):
+        return
+    yield f"data     {training_in_words(study)}"
+    if few := few_patients(study):
+        yield f"warning  {few}"
+    elif seen.fit:
+        yield f"note     {UNPAIRED_USES_HALF}"
 
 
 def _key_lines(name: str, value: Any, why: str) -> list[str]:

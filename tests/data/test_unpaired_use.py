@@ -60,6 +60,28 @@ def test_images_that_unpaired_training_uses(sides, pattern, source, table, image
     assert any(WHOLE in line for line in recorded) == (note == WHOLE)
 
 
+@pytest.mark.parametrize(
+    ("held_out", "table", "counts", "warns"),
+    [
+        (0.0, {}, "6 T1 of 3 patients, 6 T2 of 3 patients for training (one contrast of", False),
+        (0.5, {}, "4 T1 of 2 patients, 2 T2 of 1 patient for training (one contrast of", True),
+        (0.5, {"unpair": False, "same_patient": True}, "6 T1, 6 T2 for training, at", False),
+    ],
+)
+def test_domains_of_few_patients_are_warned_of(held_out, table, counts, warns, tmp_path):
+    path = pictures(tmp_path, FOLDERS_OF_CONTRASTS, BY_FOLDER)
+    split = {"test": held_out, "validation": 0.0}
+    source = {"name": "files", "path": str(path)}
+    lines = describe(load(source, UNPAIRED, domains=FOLDERS_OF_CONTRASTS, split=split, **table))
+
+    assert any(line.startswith("data") and counts in line for line in lines)
+    warnings = [line for line in lines if line.startswith("warning")]
+    few = [line for line in warnings if "T1 from 2 patients and T2 from 1 patient" in line]
+    assert ["data.unpair = false and data.same_patient = true" in line for line in few] == [
+        True
+    ] * warns
+
+
 @pytest.mark.parametrize(("unpair", "told"), [("auto", True), ("true", False)])
 def test_a_check_with_a_recipe_tells_of_partners(unpair, told, tmp_path):
     path = pictures(tmp_path, FOLDERS_OF_CONTRASTS, BY_NAME)
