@@ -52,8 +52,8 @@ MIN_COMPARED_SIDE = 8
 MIN_SYMMETRY = 0.5
 SYMMETRY_GAIN = 0.1
 COMPARED_PIXELS = 200_000  # about how many of an image are compared with its result
-# share of a result that may be darker than the target's images, by this share of the range. Heads of
-# five sets have none, pictures with another kind of air 0.14 to 0.23 of their pixels
+# share of a result that may be darker than the target's images by more than this share of the range.
+# Measured: benchmarks/results/input-checks.md
 MAX_DARK_SHARE = 0.05
 DARK_MARGIN = 0.05
 
@@ -363,6 +363,6 @@ def check_result(image: Image, made: Image, pipeline: Pipeline, frame: Frame) ->
     if share > MAX_DARK_SHARE:
         lines.append(
             f"{100 * share:.0f} % of the result is darker than any {frame.target} of the training, so"
-            " the model may not know such images: compare air and fluid with the input"
+            " the model may not know such images: structures in air, or dark spots, may be invented"
         )
     return notes + [("warning", line) for line in lines]
