@@ -35,7 +35,7 @@ from gantk.report.pictures import (
     TEXTS,
     SampleBlock,
     error_scale,
-    png_uri,
+    image_uri,
     sample_blocks,
 )
 from gantk.report.run_record import Curves, RunRecord
@@ -164,7 +164,7 @@ def templates(*folders: Path) -> Environment:
     )
     templates.filters.update((name, getattr(words, name)) for name in FILTERS)
     templates.filters.update(markdown=escape_markdown, count_noun=count_noun)
-    templates.filters.update(duration=duration, median=median, png=png_uri, quote=shlex.quote)
+    templates.filters.update(duration=duration, median=median, png=image_uri, quote=shlex.quote)
     return templates
 
 
@@ -172,12 +172,11 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> Mapping[str, object
     """The variables of page.html.j2."""
     patients = shown_patients(run)
     steps, blocks = sample_blocks(run.samples)
-    curves = _curves(run)
     places = count()  # the page's script finds a chart by its number
-    numbered_curves = {}
-    for section, charts in curves.items():
-        numbered_curves[section] = [(next(places), each) for each in charts]
-
+    curves = {
+        section: [(next(places), each) for each in charts]
+        for section, charts in _curves(run).items()
+    }
     folder = run.path
     if folder.is_absolute() and folder.is_relative_to(Path.cwd()):
         folder = folder.relative_to(Path.cwd())
@@ -202,7 +201,7 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> Mapping[str, object
         "blocks": blocks,
         "error_scale": error_scale(),
         "ceiling": ERROR_CEILING,
-        "curves": numbered_curves,
+        "curves": curves,
         "marks": _marks(run),
         "split": _shown_split(run),
         "folder": argument(folder),
@@ -217,7 +216,7 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> Mapping[str, object
             "live": live,
             "steps": steps,
             "frames": {block.direction.key: _frames(block) for block in blocks},
-            "charts": [each.data for charts in curves.values() for each in charts],
+            "charts": [each.data for charts in curves.values() for _, each in charts],
         },
     }
 

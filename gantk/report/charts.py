@@ -75,12 +75,12 @@ class Chart:
 
     def _path(self, row: np.ndarray) -> str:
         """The SVG path through the finite values."""
-        points = []
-        for step, value in zip(self.steps, row.tolist(), strict=True):
-            if math.isfinite(value):
-                x = VIEW_BOX_SIDE * self.x_percent(step) / 100
-                y = VIEW_BOX_SIDE * (self.axis.high - value) / (self.axis.high - self.axis.low)
-                points.append(f"{x:.1f} {y:.1f}")
+        heights = VIEW_BOX_SIDE * (self.axis.high - row) / (self.axis.high - self.axis.low)
+        points = [
+            f"{VIEW_BOX_SIDE * self.x_percent(step) / 100:.1f} {y:.1f}"
+            for step, y in zip(self.steps, heights, strict=True)
+            if math.isfinite(y)
+        ]
         dot = "h0" if len(points) == 1 else ""
         return f"M{'L'.join(points)}{dot}"
 

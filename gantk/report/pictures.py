@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, WebPImagePlugin  # noqa: F401  Pillow would import all of its formats
@@ -54,27 +54,23 @@ def sample_blocks(samples: Samples | None) -> tuple[list[int], list[SampleBlock]
         numbers = range(d.count)
         inputs = [data_uri(samples.picture("input", d, i)) for i in numbers if d.source]
         truths = [data_uri(samples.picture("truth", d, i)) for i in numbers if samples.has_truth]
-        by_step = [_frame(samples, step, d, small=True) for step in steps[:-1]]
-        by_step.append(_frame(samples, samples.steps[-1], d))
+        by_step = [_frame(samples, step, d, PREVIEW_PIXELS) for step in steps[:-1]]
+        by_step.append(_frame(samples, steps[-1], d))
         frames = {kind: [frame[kind] for frame in by_step] for kind in by_step[0]}
         blocks.append(SampleBlock(d, inputs, truths, frames))
 
     return steps, blocks
 
 
-def _frame(samples: Samples, step: int, direction: Direction, small: bool = False) -> Frame:
-    """Outputs, error maps and mean errors of a direction at a step."""
+def _frame(samples: Samples, step: int, direction: Direction, side: int | None = None) -> Frame:
+    """Outputs, error maps and mean errors of a direction at a step, at most `side` pixels large."""
     frame: Frame = {"output": [], "error": [], "mean": [], "cycle": [], "cycle_mean": []}
-    side = PREVIEW_PIXELS if small else None
     for i in range(direction.count):
         output = samples.picture(step, direction, i)
         frame["output"].append(data_uri(output, side))
         truth = samples.picture("truth", direction, i) if samples.has_truth else None
         error = _error(output, truth)
-        drawn = ""
-        if error is not None:
-            picture = error_picture(error, ERROR_CEILING)
-            drawn = preview(picture) if small else png_uri(picture)
+        drawn = "" if error is None else image_uri(error_picture(error, ERROR_CEILING), side)
         frame["error"].append(drawn)
         frame["mean"].append(_mean(error))
         if direction.cycle:
@@ -87,11 +83,16 @@ def _frame(samples: Samples, step: int, direction: Direction, small: bool = Fals
 
 
 def _error(first: Path | None, second: Path | None) -> np.ndarray | None:
-    """The absolute error of two pictures; None where one is missing."""
+    """The absolute error (H, W) of two pictures in gray levels, averaged over channels; None where one
+    is missing.
+    """
     if first is None or second is None:
         return None
-    with Image.open(first) as one, Image.open(second) as other:
-        return absolute_error(one, other)
+    with Image.open(first) as output, Image.open(second) as truth:
+        mode = "L" if output.mode == truth.mode == "L" else "RGB"
+        sized = truth.resize(output.size, Image.Resampling.BILINEAR)
+        one, other = (np.asarray(image.convert(mode), np.float32) for image in (output, sized))
+    return mean_error(*(levels.reshape(*levels.shape[:2], -1).T for levels in (one, other))).T
 
 
 def _mean(error: np.ndarray | None) -> str:
@@ -105,16 +106,6 @@ def error_picture(error: np.ndarray, largest: float) -> Image.Image:
     return colour_with_inferno(levels)
 
 
-def absolute_error(output: Image.Image, truth: Image.Image) -> np.ndarray:
-    """The absolute error (H, W) of a picture in grey levels, averaged over channels."""
-    if output.size != truth.size:
-        truth = truth.resize(output.size, Image.Resampling.BILINEAR)
-
-    mode = "L" if output.mode == truth.mode == "L" else "RGB"
-    first, second = (np.asarray(image.convert(mode), dtype=np.float32) for image in (output, truth))
-    return np.abs(first - second).reshape(*first.shape[:2], -1).mean(axis=2)
-
-
 def mean_error(output: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """The absolute error (H, W) of pixels (C, H, W), the mean over their channels."""
     return np.abs(output - truth).mean(axis=0)
@@ -124,7 +115,7 @@ def error_scale() -> str:
     """The colour bar of every error map: 0 at the left, the ceiling's grey levels and more at the
     right.
     """
-    return png_uri(colour_with_inferno(np.arange(256, dtype=np.uint8)[None, :]))
+    return image_uri(colour_with_inferno(np.arange(256, dtype=np.uint8)[None, :]))
 
 
 def colour_with_inferno(levels: np.ndarray) -> Image.Image:
@@ -147,27 +138,22 @@ def data_uri(path: Path | None, side: int | None = None) -> str:
         return _uri("png", read_file(path))
 
     with Image.open(path) as image:
-        return preview(image, side)
+        return image_uri(image, side)
 
 
-def preview(image: Image.Image, side: int = PREVIEW_PIXELS) -> str:
-    """Shrink a picture to at most `side` pixels; returns a lossy data URI, for earlier steps of
-    long or large runs.
+def image_uri(image: Image.Image, side: int | None = None) -> str:
+    """A picture as the data URI of a PNG file; with `side` lossy and shrunk to at most as many pixels,
+    for earlier steps of long or large runs.
     """
+    buffer = io.BytesIO()
+    if side is None:
+        image.save(buffer, "png", optimize=True)
+        return _uri("png", buffer.getvalue())
+
     small = image.convert("RGB")
     small.thumbnail((side, side), Image.Resampling.BICUBIC)
-    return _image_uri(small, "webp", quality=75)
-
-
-def png_uri(image: Image.Image) -> str:
-    """A picture as the data URI of a PNG file."""
-    return _image_uri(image, "png", optimize=True)
-
-
-def _image_uri(image: Image.Image, kind: str, **options: Any) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return _uri(kind, buffer.getvalue())
+    small.save(buffer, "webp", quality=75)
+    return _uri("webp", buffer.getvalue())
 
 
 def _uri(kind: str, content: bytes) -> str:

@@ -20,7 +20,7 @@ from gantk.metrics.summary import remarks
 from gantk.report import words
 from gantk.report.heading import figures_beside, figures_note, system_of
 from gantk.report.patients.section import ShownPatients, rows_of
-from gantk.report.pictures import data_uri, png_uri
+from gantk.report.pictures import data_uri, image_uri
 from gantk.report.run_record import Direction, RunRecord, Samples
 from gantk.runs.results import Score
 
@@ -128,7 +128,7 @@ def _typical_case(found: ShownPatients) -> Figure | None:
         f"The median of {count_noun(case.stored.median_of or 0, 'test image')}, of"
         f" {case.label}: its {short_metric_name(metric)} is {words.with_unit(value)}. {shown.scale}"
     )
-    return Figure(found.label, caption, [[(title, png_uri(each)) for title, each in pictures]])
+    return Figure(found.label, caption, [[(title, image_uri(each)) for title, each in pictures]])
 
 
 def _latest_sample(samples: Samples, direction: Direction, *, held_out: bool) -> Figure:
