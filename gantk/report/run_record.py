@@ -109,7 +109,7 @@ class Samples:
     steps: tuple[int, ...]
     has_truth: bool
     problems: list[str]
-    _is_valid: dict[Path, bool] = field(default_factory=dict)
+    _found: dict[Path, Path | None] = field(default_factory=dict)
 
     def reconstruction(self, step: int, direction: Direction, i: int) -> Path | None:
         """The path of the reconstruction of input `i` at a step: translated there and back."""
@@ -127,13 +127,13 @@ class Samples:
             group = f"step-{group:06d}"
 
         path = self.folder / group / f"{direction.key}-{i}.png"
-        if path not in self._is_valid:
-            wrong = self._wrong(path) if os.path.lexists(path) else ""
-            self._is_valid[path] = os.path.lexists(path) and not wrong
-            if wrong:
+        if path not in self._found:
+            wrong = self._wrong(path)
+            self._found[path] = None if wrong else path
+            if wrong and os.path.lexists(path):
                 self.problems.append(f"samples/{group}/{path.name} is left out: {wrong}")
 
-        return path if self._is_valid[path] else None
+        return self._found[path]
 
     def _wrong(self, path: Path) -> str:
         """The reason why a file is no sample picture of this run; "" if it is."""

@@ -90,11 +90,10 @@ def _images_to_keep(ranked: pd.DataFrame, median: int | None, count: int) -> lis
 
     The middle ones do not depend on scores, so that several runs on one split show the same images.
     """
-    by_patient = ranked.groupby("patient", sort=False)["rank"]
-    means = by_patient.mean().fillna(-np.inf).sort_values(kind="stable")
-    worst_images = ranked["rank"].fillna(-np.inf).groupby(ranked.patient).idxmin()
+    by_patient = ranked.fillna({"rank": -np.inf}).groupby("patient", sort=False)["rank"]
+    worst = by_patient.mean().sort_values(kind="stable").index[:count]
     kept = [
-        *worst_images[means.index[:count]],
+        *by_patient.idxmin()[worst],
         *spread_over_owners(ranked.index, ranked.patient, count),
     ]
     if median is not None:
