@@ -128,7 +128,7 @@ def write_report(
     if unscored := [name for name, run in named.items() if not run.results.metrics]:
         say(with_label("warning", f"{UNSCORED}: {join_first(unscored)}"))
     seeds = [len({run.recipe.train.seed for run in system.runs}) for system in systems]
-    caution = ONE_SEED if min(seeds) == 1 < len(seeds) else ""
+    caution = ONE_SEED if compared.tests and min(seeds) == 1 < len(seeds) else ""
     for answer in answers:
         say(with_label("warning" if reason else "result", answer.replace(ARROW, " -> ")))
     for system in [] if are_many else systems:
@@ -352,7 +352,7 @@ def _common_images(systems: Sequence[System]) -> dict[str, list[ShownImage]]:
     common: dict[str, list[ShownImage]] = {}
     labels = label_patients(*(run for system in systems for run in system.runs))
     for same in [key for key in by_system[0] if all(key in own for own in by_system)]:
-        drawn = [pictures(run, image) for run, image in (own[same] for own in by_system)]
+        drawn = [pictures(*own[same]) for own in by_system]
         # networks of other sizes are not drawn side by side
         if all(drawn) and len({each["output"].shape for each in drawn}) == 1:
             label = same[0]
