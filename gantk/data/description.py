@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 
 from gantk.data.dataset import Data, Study, layouts_in_words
 from gantk.data.look import MIN_PEOPLE
-from gantk.data.preparation import Record, patients_of
+from gantk.data.preparation import Record
 from gantk.data.split.near_duplicates import MAX_ALL_COMPARED
 from gantk.errors import count_noun, join_first
 
@@ -33,7 +33,8 @@ def describe(data: Data) -> list[str]:
         ("layout", layout) if layout else ("found", data.images_in_words(data.records)),
         ("data", _counts(data)),
         ("split", data.split_description),
-        *(("warning", said) for said in [*data.consequences(), few_patients(data)] if said),
+        *(("warning", said) for said in data.consequences()),
+        ("warning", few_patients(data)),
         *(("note", said) for said in _notes(data)),
         ("classes", _classes(data)),
         ("missing", missing if lacking else ""),
@@ -51,41 +52,21 @@ def _counts(data: Data) -> str:
 
 
 def training_in_words(study: Study) -> str:
-    """`40 CT, 40 MR for training`, or `40 CT of 2 patients, 18 MR of 1 patient for training (one
-    contrast of each patient)`.
-    """
-    counts = Counter(record.domain for record in study.training)
-    numbers = {letter: f"{counts[letter]} {name}" for letter, name in study.names.items()}
-    if not is_halved(study):
-        return f"{', '.join(numbers.values())} for training"
-    whose = _patients_by_domain(study)
-    words = [
-        f"{number} of {count_noun(whose[letter], 'patient')}" for letter, number in numbers.items()
-    ]
-    return f"{', '.join(words)} for training (one contrast of each patient)"
+    """The images that are trained on, of how many patients, and whether each gives one contrast."""
+    halved = " (one contrast of each patient)" if is_halved(study) else ""
+    return f"{study.images_in_words(study.training)} for training{halved}"
 
 
 def few_patients(study: Study) -> str:
     """A warning of domains of few patients where each patient gives one contrast; "" without any."""
-    few = [
-        f"{study.names[letter]} from {count_noun(patients, 'patient')}"
-        for letter, patients in _patients_by_domain(study).items()
-        if len(patients) < MIN_TRAINING_PATIENTS
-    ]
+    patients = Counter(letter for letter, _ in {(r.domain, r.subject) for r in study.training})
+    few = [name for letter, name in study.names.items() if patients[letter] < MIN_TRAINING_PATIENTS]
     if not few or not is_halved(study):
         return ""
     return (
-        f"the training learns {' and '.join(few)}, too few to learn what others look like:"
-        f" {UNPAIRED_USES_HALF}"
+        f"the training sees {' and '.join(few)} of fewer than {MIN_TRAINING_PATIENTS} patients, too"
+        f" few to learn what others look like: {UNPAIRED_USES_HALF}"
     )
-
-
-def _patients_by_domain(study: Study) -> dict[str, set[str]]:
-    """The patients whose images of each domain are trained on."""
-    return {
-        letter: patients_of(record for record in study.training if record.domain == letter)
-        for letter in study.letters
-    }
 
 
 def is_halved(study: Study) -> bool:

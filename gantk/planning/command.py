@@ -94,11 +94,8 @@ def _say_runs(
         say_next(f"gantk run {argument(recipes[0])}")
     if folds:
         trainings = folds * len(recipes)
-        seconds = 3600 * hours
-        times = (
-            f"{trainings} trainings of {duration(seconds)}, {duration(trainings * seconds)} in all"
-        )
-        say(f"folds    few patients: train {folds} times, to test each patient once ({times})")
+        total = f"{trainings} trainings, {duration(3600 * hours * trainings)} in all"
+        say(f"folds    few patients: train {folds} times, to test each patient once ({total})")
         numbers = " ".join(map(str, range(folds)))
         for each, run in zip(recipes, runs, strict=True):
             fold = f"--set data.split.folds={folds} --set data.split.fold=$k --out {run}_fold$k"

@@ -5,7 +5,7 @@ images that the time allows, with a reason for each choice.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from math import ceil, prod
 from pathlib import Path
@@ -399,14 +399,13 @@ def _text(seen: Scans, lines: Lines, hours: float) -> str:
         facts["split"] = lines["data.split"][1]
     method, why = lines["method.name"]
     facts["method"] = f"{method}: {why}"
+    facts |= _facts_of_half(seen, lines)
     out = [f"# Made by `gantk plan` for {duration(3600 * hours)} of training. It found:"]
     for key, text in facts.items():
         out += _comment(f"{key:7}  {text}")
     for problem in seen.report["problems"]:  # without notes and what the recipe solves
         if problem["severity"] != "note" and problem["kind"] not in SOLVED_PROBLEMS:
             out += _comment(f"{problem['severity']:8} {problem['what']}")
-    for fact in _facts_of_half(seen, lines):
-        out += _comment(fact)
 
     kind = "unpaired" if len(seen.domains) > 1 else "from noise"
     if seen.suits_paired:
@@ -424,23 +423,23 @@ def _text(seen: Scans, lines: Lines, hours: float) -> str:
     return "\n".join(out) + "\n"
 
 
-def _facts_of_half(seen: Scans, lines: Lines) -> Iterator[str]:
+def _facts_of_half(seen: Scans, lines: Lines) -> dict[str, str]:
     """What is trained on where an unpaired training uses one contrast of each patient, and a warning
-    where a domain is left with few patients, or a note where a paired one would use both.
+    where a domain is left with few patients, else a note that a paired one uses both.
     """
-    if seen.suits_paired or len(seen.domains) < 2 or seen.patients < 2:
-        return
+    if seen.suits_paired or not seen.fit or seen.patients < 2:
+        return {}
     study = copy(seen.study)
     study.method = registry().get("method", lines["method.name"][0]).load()
     study.table = _recipe(lines, ()).check().data
     study.divide()
     if not is_halved(study):
-        return
-    yield f"data     {training_in_words(study)}"
-    if few := few_patients(study):
-        yield f"warning  {few}"
-    elif seen.fit:
-        yield f"note     {UNPAIRED_USES_HALF}"
+        return {}
+    few = few_patients(study)
+    return {
+        "data": training_in_words(study),
+        "warning" if few else "note": few or UNPAIRED_USES_HALF,
+    }
 
 
 def _key_lines(name: str, value: Any, why: str) -> list[str]:

@@ -63,9 +63,19 @@ def test_images_that_unpaired_training_uses(sides, pattern, source, table, image
 @pytest.mark.parametrize(
     ("held_out", "table", "counts", "warns"),
     [
-        (0.0, {}, "6 T1 of 3 patients, 6 T2 of 3 patients for training (one contrast of", False),
-        (0.5, {}, "4 T1 of 2 patients, 2 T2 of 1 patient for training (one contrast of", True),
-        (0.5, {"unpair": False, "same_patient": True}, "6 T1, 6 T2 for training, at", False),
+        (
+            0.0,
+            {},
+            "T1: 6 images of 3 patients; T2: 6 images of 3 patients for training (one",
+            False,
+        ),
+        (0.5, {}, "T1: 4 images of 2 patients; T2: 2 images of 1 patient for training (one", True),
+        (
+            0.5,
+            {"unpair": False, "same_patient": True},
+            "T1: 6 images of 3 patients; T2: 6 images of 3 patients for training, at",
+            False,
+        ),
     ],
 )
 def test_domains_of_few_patients_are_warned_of(held_out, table, counts, warns, tmp_path):
@@ -76,7 +86,7 @@ def test_domains_of_few_patients_are_warned_of(held_out, table, counts, warns, t
 
     assert any(line.startswith("data") and counts in line for line in lines)
     warnings = [line for line in lines if line.startswith("warning")]
-    few = [line for line in warnings if "T1 from 2 patients and T2 from 1 patient" in line]
+    few = [line for line in warnings if "sees T1 and T2 of fewer than 3 patients" in line]
     assert ["data.unpair = false and data.same_patient = true" in line for line in few] == [
         True
     ] * warns

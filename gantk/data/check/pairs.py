@@ -25,7 +25,7 @@ MIN_PAIRS = 4  # for telling chance
 # pairs of one anatomy that a network can learn from, see `Fit`
 MIN_LIKENESS = 0.75
 MIN_GAIN = 1.04
-# of a patient's pairs to the neighbouring ones, see `StackFit`
+# of a patient's pairs to the neighbouring ones, see `_misfit_of_stack`
 MIN_LIKENESS_OF_PATIENT = 0.66
 MAX_OFFSET = 1 / 3  # slices from an image's partner to where it fits best
 MIN_NEIGHBOURS = 8  # pairs of a patient's stack, of which MAX_NEIGHBOURS are compared
@@ -48,22 +48,6 @@ DOUBTS = {
 }
 
 
-class StackFit(NamedTuple):
-    """How well the pairs of a patient fit, beside the neighbouring pairs of that patient.
-
-    A share of a dozen pairs is too uncertain to doubt a patient: true pairs of CT and MRI had 0.64,
-    other ones 0.36 to 0.64 if a slice off. So `fits` also holds if, by a parabola through the mean
-    information with partners at -1, 0 and 1 slices, the best ones are at most MAX_OFFSET away. It was
-    0.05 to 0.18 slices in five patients of CT and MRI and 0.44 in one whose planes differ by eye; a
-    slice off, all twelve stacks were found, of 18 in random order 17. A 95 % interval of the share
-    would miss two of six.
-    """
-
-    fits: bool
-    likeness: float  # how often an image matches its partner better than a neighbouring one
-    compared: int
-
-
 class Fit(NamedTuple):
     """How well pairs fit each other, `measured` on some of `total` pairs at 128 px.
 
@@ -72,7 +56,8 @@ class Fit(NamedTuple):
     image; None for less than 4 pairs. The others are of other patients at the same place among
     their slices, or of one patient the neighbouring pairs. doubted: by the name of a pair, of a
     patient the first, for which of the DOUBTS it is doubted; `doubted_of` says of how many.
-    of_patients: finds those that are a slice off, too.
+    of_patients: by patient "", or how often an image matches its partner better than a neighbouring
+    one of that patient, of how many comparisons, where the pairs do not fit: "59% of 22".
 
     | pairs of seven real sets                    | gain         | likeness     |
     |---------------------------------------------|--------------|--------------|
@@ -88,7 +73,7 @@ class Fit(NamedTuple):
     total: int
     doubted: Mapping[str, str]
     doubted_of: str
-    of_patients: Mapping[str, StackFit]
+    of_patients: Mapping[str, str]
 
     @property
     def good(self) -> bool:
@@ -102,9 +87,9 @@ class Fit(NamedTuple):
         return is_alike and self.gain >= MIN_GAIN
 
     @property
-    def misfits(self) -> dict[str, StackFit]:
-        """The patients whose pairs do not fit."""
-        return {name: stack for name, stack in self.of_patients.items() if not stack.fits}
+    def misfits(self) -> dict[str, str]:
+        """The patients whose pairs do not fit, with what `of_patients` says."""
+        return {name: share for name, share in self.of_patients.items() if share}
 
     def __str__(self) -> str:
         partners = (
@@ -174,7 +159,7 @@ def _middles_of_parts(stacks: Sequence[Sequence[Pair]]) -> list[list[Pair]]:
     ]
 
 
-def _fit_of_patients(pairs: Iterable[Pair]) -> dict[str, StackFit]:
+def _fit_of_patients(pairs: Iterable[Pair]) -> dict[str, str]:
     """`Fit.of_patients`, from pairs in the middle of a visit's stack, of those with enough of them.
     Of a thick stack every second one or less: slices of 1 mm are too like their neighbours to tell.
     """
@@ -183,29 +168,35 @@ def _fit_of_patients(pairs: Iterable[Pair]) -> dict[str, StackFit]:
         record = pair["a"]
         visits[record.subject, record.file and record.file.row.session].append(pair)
     enough = [(*key, stack) for key, stack in visits.items() if len(stack) >= MIN_NEIGHBOURS]
-    found: dict[str, StackFit] = {}
+    found: dict[str, str] = {}
     for patient, _, stack in spread(enough, MAX_PAIRS):
         step = max(1, len(stack) // (2 * MAX_NEIGHBOURS))
         first = max(0, len(stack) - step * MAX_NEIGHBOURS) // 2
         near = _read_pairs([[pair] for pair in stack[first::step][:MAX_NEIGHBOURS]])
-        fit = _fit_of_stack(*_compare_all(*near, adjacent=True))
-        found[patient] = min(fit, found.get(patient, fit))
+        misfit = _misfit_of_stack(*_compare_all(*near, adjacent=True))
+        found[patient] = misfit or found.get(patient, "")
     return found
 
 
-def _fit_of_stack(information: np.ndarray, others: np.ndarray) -> StackFit:
-    """How well a stack fits by the (N, N) information of its images with its partners, of which
-    `others` are the neighbouring ones.
+def _misfit_of_stack(information: np.ndarray, others: np.ndarray) -> str:
+    """As of `Fit.of_patients`, by the (N, N) information of a stack's images with its partners, of
+    which `others` are the neighbouring ones.
+
+    A share of a dozen pairs is too uncertain to doubt a patient: it was 0.64 of true pairs of CT and
+    MRI, and 0.36 to 0.64 of some that are a slice off. So the partners that fit best, by a parabola
+    through the mean information at -1, 0 and 1 slices, must be more than MAX_OFFSET away too. It was
+    0.05 to 0.18 slices in five patients of CT and MRI, and 0.44 in one whose planes differ by eye.
+    All of twelve stacks that are a slice off were found, and 17 of 18 in random order; a 95 % interval
+    of the share alone would miss two of six.
     """
     own = information.diagonal()
+    after, before = (np.log(information.diagonal(by)).mean() for by in (1, -1))
+    curvature = np.log(own[1:] * own[:-1]).mean() - after - before
     wins = (information < own[:, None])[others]
-    likeness = float(wins.mean()) if len(wins) else 1.0
-
-    after, before = (np.log(information.diagonal(by)) for by in (1, -1))
-    slope = (after - before).mean()
-    curvature = (np.log(own[1:] * own[:-1]) - after - before).mean()
-    is_centred = bool(abs(slope) <= 2 * MAX_OFFSET * curvature)
-    return StackFit(is_centred or likeness >= MIN_LIKENESS_OF_PATIENT, likeness, len(wins))
+    is_centred = abs(after - before) <= 2 * MAX_OFFSET * curvature
+    if is_centred or not len(wins) or wins.mean() >= MIN_LIKENESS_OF_PATIENT:
+        return ""
+    return f"{wins.mean():.0%} of {len(wins)}"
 
 
 def _read_pairs(stacks: Sequence[Sequence[Pair]]) -> np.ndarray:
@@ -290,10 +281,7 @@ def pairs_that_do_not_fit(fit: Fit | None, tested: Collection[str]) -> Iterator[
 
     if fit.misfits:
         ends = {True: " in the test", False: ""}
-        shown = [
-            f"{name}{ends[name in tested]} ({stack.likeness:.0%} of {stack.compared})"
-            for name, stack in fit.misfits.items()
-        ]
+        shown = [f"{name}{ends[name in tested]} ({share})" for name, share in fit.misfits.items()]
         what = (
             f"the pairs of {len(fit.misfits)} of {len(fit.of_patients)} measured patients may be badly"
             f" aligned or show other planes: {join_first(shown)}. In brackets: how often an"

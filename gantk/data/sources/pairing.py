@@ -144,13 +144,11 @@ def expect_pairs(records: Sequence[Record], domains: Sequence[str]) -> None:
     if not too_many_alone(records):
         return
 
-    complete = complete_pairs(records)
-    alone = [record for record in records if record.pair not in complete]
     remedy = (
         "list the pairs in a table (--data pairs.csv), or use an unpaired method such as dualgan"
     )
-    apart = on_other_grids(alone)
-    lacking = without_partner(records) if complete else alone
+    apart = on_other_grids(records)
+    lacking = without_partner(records) if complete_pairs(records) else records
     what = (
         f"this method needs registered pairs, but {len(lacking)} of {count_noun(records, 'image')}"
         f" of {' and '.join(domains)} have no partner. The first is '{lacking[0].key}'"
