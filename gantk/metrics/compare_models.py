@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from glob import glob
+from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,12 +19,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from gantk.data.dataset import layouts_in_words, source_and_records
 from gantk.data.description import UNPAIRED_USES_HALF
 from gantk.data.preparation import Pair, Record, patients_of
 from gantk.data.recipe_data import with_test_data, without_training
 from gantk.data.sources.pairing import complete_pairs
+from gantk.data.spread import spread, spread_over_owners
 from gantk.errors import UserError, count_noun, join_first
 from gantk.files import sha256_of
 from gantk.formats.files import natural, read, write
@@ -36,6 +39,7 @@ from gantk.inference.model import Model
 from gantk.inference.notes import Checks, misfit_sentence
 from gantk.inference.scales import Scales
 from gantk.method import OTHER
+from gantk.metrics.baselines import IntensityMap
 from gantk.metrics.compare_folders import (
     PAIR_METRICS,
     FilePair,
@@ -68,10 +72,13 @@ ONE_SCALE = (
     "of whole files, as gantk translate makes them; HU as they are, other gray values, whose scales"
     " differ between models, by one line for each model to the mean and spread of the true ones"
 )
-INPUT = BASELINES["identity"][0]  # is scored too: any model must beat it
+# baselines, which any model must beat: they are scored too
+INPUT = BASELINES["identity"][0]
+MAP = BASELINES["intensity_map"][0]
 TRUTH = "truth"  # the real images among the pictures of systems
 MAX_SHOWN_IMAGES = 4
 OF_TESTS = ("best", "ahead by", "p, corrected")
+MAX_BASELINE_IMAGES = 64  # pairs to which an intensity map is fitted
 Translations = Iterator[tuple[Pair, Callable[[], Image]]]  # with the image of each pair
 
 
@@ -103,7 +110,7 @@ def compare_models(
     device: str | None = None,
     say: Say = print,
 ) -> ModelComparison:
-    """Score models and the unchanged input on the same scans, on one scale, and test each pair of models
+    """Score models and baselines on the same scans, on one scale, and test each pair of models
     patient by patient: in whole images, the foreground, and lesions where there are masks.
 
     Example:
@@ -177,9 +184,10 @@ def compare_models(
             warnings.append(f"{system.name}: {misfits}")
     higher = {metric: score.higher_is_better for (_, metric, _), score in scores.items()}
     units = {place[:2]: score.unit for place, score in scores.items()}
-    compared = compare_systems(table[table.system != INPUT], higher, units)
+    of_models = table[table.system.isin(system.name for system in systems)]
+    compared = compare_systems(of_models, higher, units)
     _say_tests(compared, scores, say)
-    for warning in [*warnings, *_behind_input(scores)]:
+    for warning in [*warnings, *_behind_baselines(scores)]:
         say(with_label("warning", warning))
     left_out = {system.name: system.left_out for system in systems}
     return ModelComparison(compared.sentences, compared.tests, table, left_out, scores, pictures)
@@ -271,6 +279,40 @@ class UnchangedInput:
             yield pair, partial(_on_grid, pair, OTHER[to], to)
 
 
+class FittedMap:
+    """The best intensity map on the scale of a model's training images, fitted to the pairs of other
+    patients, or of one patient to other pairs.
+    """
+
+    name = MAP
+
+    def __init__(self, model: Model):
+        self.model = model
+
+    def translate(
+        self, pairs: Sequence[Pair], to: str, frame: Frame, scratch: Path
+    ) -> Translations:
+        """The mapped source of each pair, on the grid of its truth."""
+        fits: dict[str, IntensityMap] = {}
+        for pair in pairs:
+            others = [other for other in pairs if _patient(other) != _patient(pair)]
+            key = _patient(pair) if others else pair["a"].key
+            if key not in fits:
+                others = others or [other for other in pairs if other is not pair]
+                fits[key] = IntensityMap(
+                    (self._scaled(other, OTHER[to], to), self._scaled(other, to, to))
+                    for other in spread(others, MAX_BASELINE_IMAGES)
+                )
+            yield pair, partial(self._mapped, fits[key], pair, to)
+
+    def _scaled(self, pair: Pair, letter: str, to: str) -> Tensor:
+        return _on_training_scale(pair, letter, to, self.model)
+
+    def _mapped(self, fit: IntensityMap, pair: Pair, to: str) -> Image:
+        pixels = fit(self._scaled(pair, OTHER[to], to)[None])[0].numpy()
+        return replace(image_of(pair[to]), pixels=pixels)
+
+
 def _score_systems(
     systems: Sequence[ComparedModels],
     directions: Mapping[str, Frame],
@@ -283,15 +325,18 @@ def _score_systems(
     warnings: list[str] = []
     tables = []
     scores: PlacedScores = {}
-    shown = [(_patient(pair), pair["a"].key) for pair in _shown_pairs(pairs)]
+    owners = [_patient(pair) for pair in pairs]
+    shown = spread_over_owners(pairs, owners, MAX_SHOWN_IMAGES)
+    baselines: list[Any] = [UnchangedInput()]
+    if len(pairs) > 1 and all(len(mapping.lines) == 1 for mapping in first.intensity.values()):
+        baselines.append(FittedMap(first))
     pictures: Pictures = {}
     for to, frame in directions.items():
         title = f"{frame.source} -> {frame.target}"
-        pictures[title] = {image: {} for image in shown}
+        pictures[title] = {(_patient(pair), pair["a"].key): {} for pair in shown}
         truths = [pair[to] for pair in pairs]
         unit = "HU" if in_hounsfield(frame.target, truths, [first.intensity[to]]) else GRAY_VALUES
-        everyone: list[ComparedModels | UnchangedInput] = [*systems, UnchangedInput()]
-        for system in everyone:
+        for system in [*systems, *baselines]:
             with TemporaryDirectory() as scratch:
                 made = [
                     FilePair(
@@ -302,7 +347,7 @@ def _score_systems(
                     )
                     for pair, image in system.translate(pairs, to, frame, Path(scratch))
                 ]
-                line = fit_line(made, match=unit != "HU" or system.name == INPUT)
+                line = fit_line(made, match=unit != "HU" or system in baselines)
                 lines, of_system, warning = score_files(
                     made, line, parts, first.runtime.device, title, unit, regions
                 )
@@ -313,27 +358,13 @@ def _score_systems(
                         image, truth = file.read()
                         scale = line if system.name != INPUT else np.asarray
                         own |= {TRUTH: truth.middle_plane, system.name: scale(image.middle_plane)}
-                if system.name != INPUT and (
+                if system in systems and (
                     alarm := _alarm_of_contrast(pictures[title], system.name)
                 ):
                     warnings.append(f"{title}, {system.name}: {alarm}")
                 scores |= {(title, name, system.name): of_system[name] for name in of_system}
                 warnings += [warning] * bool(warning)
     return pd.concat(tables, ignore_index=True), scores, pictures, [*dict.fromkeys(warnings)]
-
-
-def _shown_pairs(pairs: Sequence[Pair]) -> list[Pair]:
-    """The pairs that figures show: the middle one of each patient, or several spread over a patient."""
-    by_patient: dict[str, list[Pair]] = defaultdict(list)
-    for pair in pairs:
-        by_patient[_patient(pair)].append(pair)
-    patients = sorted(by_patient, key=natural)[:MAX_SHOWN_IMAGES]
-    count = MAX_SHOWN_IMAGES // len(patients)
-    return [
-        own[place]
-        for own in map(by_patient.__getitem__, patients)
-        for place in dict.fromkeys((2 * n + 1) * len(own) // (2 * count) for n in range(count))
-    ]
 
 
 def _alarm_of_contrast(shown: Mapping[Any, Mapping[str, np.ndarray]], system: str) -> str:
@@ -362,6 +393,10 @@ def _say_tests(compared: Comparison, scores: PlacedScores, say: Say) -> None:
         tests[test.place].append(test.leader_first())
     places = dict.fromkeys(place[:2] for place in scores)
     rows = [_cells(place, tests[place], systems, scores) for place in places]
+    repeated = [row[0] == above[0] for above, row in pairwise(rows)]
+    rows[1:] = [
+        ("", *row[1:]) if same else row for same, row in zip(repeated, rows[1:], strict=True)
+    ]
     say(TextTable(("direction", "score", *systems, *OF_TESTS), rows))
     for note in _of_air(systems, scores):
         say(with_label("note", note))
@@ -427,16 +462,25 @@ def _on_grid(pair: Pair, letter: str, to: str) -> Image:
     return replace(image, pixels=in_channels(image.pixels, real.channels))
 
 
+def _on_training_scale(pair: Pair, letter: str, to: str, model: Model) -> Tensor:
+    """An image (C, *spatial) of a pair, on the grid of the one of domain `to`, as a model's training
+    images are mapped.
+    """
+    pixels = _on_grid(pair, letter, to).pixels
+    mapping = model.intensity[letter]
+    own = Scales(model.frames[to], mapping, mapping).own_scale(pixels)
+    return torch.from_numpy(own.forward(pixels))
+
+
 def _regions(pair: Pair, to: str, model: Model) -> dict[str, Any]:
     """Foreground (1, 1, *spatial) by the intensities of a model's training, and lesions, if there is a
     mask, on the grid of the truth.
     """
-    seen = []
-    for letter, mapping in model.intensity.items():
-        if len(mapping.lines) == 1:  # an image of one contrast
-            pixels = _on_grid(pair, letter, to).pixels
-            own = Scales(model.frames[to], mapping, mapping).own_scale(pixels)
-            seen.append((torch.from_numpy(own.forward(pixels))[None], mapping.tissue))
+    seen = [
+        (_on_training_scale(pair, letter, to, model)[None], mapping.tissue)
+        for letter, mapping in model.intensity.items()
+        if len(mapping.lines) == 1  # an image of one contrast
+    ]
     found = {"foreground": foreground(*seen)} if seen else {}
     record = pair[to] if pair[to].mask else pair[OTHER[to]]
     if record.mask:
@@ -495,12 +539,22 @@ def _of_air(systems: Sequence[str], scores: PlacedScores) -> Iterator[str]:
             )
 
 
-def _behind_input(scores: PlacedScores) -> Iterator[str]:
-    """Yield a warning for each model that is no better than its input in a score of a direction."""
-    behind: dict[tuple[str, str], list[str]] = defaultdict(list)
+def _behind_baselines(scores: PlacedScores) -> Iterator[str]:
+    """Yield a warning for each model that is no better than a baseline in a score of a direction."""
+    behind: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    names: dict[str, None] = {}
     for (direction, metric, system), score in scores.items():
-        is_compared = score.higher_is_better is not None and system != INPUT
-        if is_compared and not score.is_better_than(scores[direction, metric, INPUT]):
-            behind[direction, system].append(short_metric_name(metric))
-    for (direction, system), names in behind.items():
-        yield f"{direction}: {system} is not better than {INPUT} in {join_words(names)}"
+        if score.higher_is_better is None or system in (INPUT, MAP):
+            continue
+        names[short_metric_name(metric)] = None
+        for name in (INPUT, MAP):
+            rival = scores.get((direction, metric, name))
+            if rival and not score.is_better_than(rival):
+                behind[direction, name, system].append(short_metric_name(metric))
+    systems: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for (direction, name, system), lost in behind.items():
+        where = "any score" if len(lost) == len(names) else join_words(lost)
+        systems[direction, name, where].append(system)
+    for (direction, name, where), own in systems.items():
+        verb = "is" if len(own) == 1 else "are"
+        yield f"{direction}: {join_words(own)} {verb} not better than {name} in {where}"

@@ -15,7 +15,7 @@ import gantk
 from gantk.data.recipe_data import with_test_data
 from gantk.formats.files import read, write
 from gantk.formats.image import Image
-from gantk.metrics.compare_models import INPUT
+from gantk.metrics.compare_models import INPUT, MAP
 from gantk.runs.folder import RunFolder
 
 
@@ -355,9 +355,10 @@ def test_comparison_scores_lesions_and_the_input(masks, run, tmp_path):
     text = " ".join(" ".join(said).split())
     for (direction, metric), own in found.scores.groupby(["direction", "metric"]):
         means = own.groupby("system")["value"].mean()
-        lost = {name for name in (other.name, run.name) if means[name] >= means[INPUT]}
-        named = {name for name in lost if f"{direction}: {name} is not better than {INPUT}" in text}
-        assert metric == "lesion_contrast" or named == lost
+        for baseline in (INPUT, MAP):
+            lost = [name for name in (other.name, run.name) if means[name] >= means[baseline]]
+            told = re.findall(rf"{direction}: (.*?) (?:is|are) not better than {baseline}", text)
+            assert metric == "lesion_contrast" or {*lost} <= {*" ".join(told).split()}
     assert ("cover most of the foreground" in text) == is_told
 
 
@@ -370,6 +371,20 @@ def test_comparison_on_one_patient_prints_its_scores(run, packed, tmp_path):
     value = found.means["T1 -> T2", "psnr", INPUT].value
     assert f"{value:.2f}" in table
     assert "cannot be said" in " ".join(said)
+    assert ("T1 -> T2", "psnr", MAP) not in found.means
+
+
+def test_comparison_fits_a_map_to_other_patients(run, packed, tmp_path):
+    data = scans(tmp_path, range(20, 23))
+    for patient in data.iterdir():  # T2 follows from T1
+        values = read(patient / "T1.nii").pixels[0].T
+        volume(patient / "T2.nii", values=np.float32(np.exp(-4 * values)))
+    said: list[str] = []
+    models = [run, packed]
+    found = gantk.compare_models(models, data, metrics=["psnr"], device="cpu", say=said.append)
+    values = {name: found.means["T1 -> T2", "psnr", name].value for name in (INPUT, MAP, run.name)}
+    assert values[MAP] > 30 > max(values[INPUT], values[run.name])
+    assert f"not better than {MAP} in any score" in " ".join(" ".join(said).split())
 
 
 def test_hounsfield_units_are_compared_as_they_are(run, tmp_path):
