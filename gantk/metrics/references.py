@@ -4,6 +4,7 @@ intensities.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -325,3 +326,13 @@ def _black_is_air(mappings: Sequence[Any]) -> bool:
         float(mapping.inverse(torch.tensor([[[mapping.range[0]]]]))) for mapping in mappings[:16]
     ]
     return max(blacks, default=0.0) < HOUNSFIELD_BLACK
+
+
+def of_all_scans(mapping: IntensityMapping) -> IntensityMapping:
+    """The mapping of the training set, by which results are mapped back, also where each scan is
+    mapped by its own figures.
+    """
+    own = copy.deepcopy(mapping)
+    for each in (own, *own.lines):
+        each.per = "set"
+    return own

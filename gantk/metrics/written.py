@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from gantk.data.dataset import Data
-from gantk.data.intensity import IntensityMapping
 from gantk.data.preparation import Record
 from gantk.errors import UserError
 from gantk.formats.files import NotFinite, is_image, read, write
@@ -31,7 +30,7 @@ from gantk.machine.runtime import Runtime
 from gantk.method import Method
 from gantk.metrics.compare_folders import PAIR_METRICS, FileScorer, gray_range
 from gantk.metrics.pair_scores import References
-from gantk.metrics.references import GRAY_VALUES, units_of
+from gantk.metrics.references import GRAY_VALUES, of_all_scans, units_of
 from gantk.plugin.spec import bind
 from gantk.prepare.module import image_intensities, size_image
 from gantk.recipe.tables import CheckedRecipe
@@ -223,13 +222,3 @@ class WrittenTranslations:
             paddings.append(padding)
 
         return torch.from_numpy(np.stack(made)), torch.from_numpy(np.stack(paddings))
-
-
-def of_all_scans(mapping: IntensityMapping) -> IntensityMapping:
-    """The mapping of the training set, by which results are mapped back, also where each scan is
-    mapped by its own figures.
-    """
-    own = copy.deepcopy(mapping)
-    for each in (own, *own.lines):
-        each.per = "set"
-    return own

@@ -17,9 +17,8 @@ from gantk.formats.nifti import Nifti
 from gantk.formats.pictures import Picture
 from gantk.method import OTHER
 from gantk.metrics.evaluate import Tested
-from gantk.metrics.references import units_of
+from gantk.metrics.references import of_all_scans, units_of
 from gantk.metrics.table import MODEL, owners
-from gantk.metrics.written import of_all_scans
 from gantk.runs.results import Results, Score, StoredImage
 
 # by dims: images of the worst patients, and as many of patients chosen without scores
