@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 from gantk.data.dataset import Data, Study, layouts_in_words
 from gantk.data.look import MIN_PEOPLE
-from gantk.data.preparation import Record
 from gantk.data.split.near_duplicates import MAX_ALL_COMPARED
 from gantk.errors import count_noun, join_first
 
@@ -88,29 +87,19 @@ def _notes(data: Data) -> Iterator[str]:
             f"fewer than {MIN_PEOPLE} patients are trained on: too few to tell later whether an image"
             " looks like the training images"
         )
-    if is_halved(data):
-        others = _left_out_people(data.splits["train"], data.training)
-        if others:
-            yield others
+    available = {record.subject for record in data.splits["train"] if record.for_training}
+    people = sorted(available - {record.subject for record in data.training})
+    if people and is_halved(data):
+        yield (
+            f"{count_noun(people, 'patient')} left out of the training, because the images are of"
+            f" another kind than those of most: {join_first([*map(repr, people)])}"
+        )
 
     count = sum(map(len, data.splits.values()))
     if count > MAX_ALL_COMPARED:
         yield (
             f"exact copies were searched in all {count} files, near copies only in a sample of them"
         )
-
-
-def _left_out_people(records: Collection[Record], training: Collection[Record]) -> str | None:
-    """A sentence on the people whose images unpaired training leaves out; None where it uses all."""
-    available = {record.subject for record in records if record.for_training}
-    people = sorted(available - {record.subject for record in training})
-    if not people:
-        return None
-    named = join_first([repr(name) for name in people])
-    return (
-        f"{count_noun(people, 'patient')} left out of the training, because the images are of"
-        f" another kind than those of most: {named}"
-    )
 
 
 def _classes(data: Data) -> str:

@@ -84,12 +84,7 @@ class RealImages:
 
     def scored_images(self, records: Sequence[Record]) -> Tensor:
         """Images as they are shown and scored, without neighbouring slices: (N, C, *size)."""
-        return torch.stack(
-            [
-                self.data.centre(self.data.image(record)[None])[0]
-                for record in track(records, "reading")
-            ]
-        )
+        return self.data.centre(self.network_inputs(records)).contiguous()
 
     def noise(self, letter: str, count: int) -> Tensor:
         """Noise images: each pixel is drawn independently, with its mean and deviation over the
@@ -154,15 +149,13 @@ class RealImages:
 
         tissue = self.data.intensity[to].tissue
         tissue_of_sources = self.data.intensity[OTHER[to]].tissue
-        masks = []
-        for pair, record in zip(pairs, records, strict=True):
-            masks.append(self._mask(record if record.mask else pair[OTHER[to]]))
-
-        all_masks = torch.stack(masks)
+        masks = torch.stack(
+            [self._mask(pair[to] if pair[to].mask else pair[OTHER[to]]) for pair in pairs]
+        )
         return References(
             images,
             patients,
-            masks=all_masks if all_masks.any() else None,
+            masks=masks if masks.any() else None,
             foreground=foreground((sources, tissue_of_sources), (images, tissue)),
             units=units_of(self.data, records, to),
             above=self._shares([*tissue, *tissue_of_sources]),
@@ -181,11 +174,8 @@ class RealImages:
         its own.
         """
         masks = None
-        if records:
-            patients = [record.subject for record in records]
-        else:
-            patients = [f"drawn {number}" for number in range(len(images))]
-
+        drawn = [f"drawn {number}" for number in range(len(images))]
+        patients = [record.subject for record in records] or drawn
         if records and self.classes:
             names = [record.label for record in records]
             # -1 where the class is unknown
