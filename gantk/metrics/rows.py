@@ -226,7 +226,8 @@ def _verdicts_in_words(results: Results, rows: Sequence[Row]) -> Iterator[str]:
             counts = Counter(row.name for row in own)
             texts = [f"{name} in {n} of {directions} directions" for name, n in counts.items()]
         if rival == BEST_BASELINE:
-            rival += f", {join_words([*dict.fromkeys(row.baseline_name for row in own)])}"
+            names = [*dict.fromkeys(row.baseline_name for row in own)]
+            rival += f"{'s' if len(names) > 1 else ''}, {join_words(names)}"
         verdicts = [results.verdict_of(row.key, row.metric) for row in own]
         worst = verdict_words(max(verdicts, key=deciding_p), f"{rival} ({'; '.join(texts)})")
         yield f"{subject} {worst}"
