@@ -15,6 +15,7 @@ from torch import Tensor
 
 QUANTILES = 4096  # of a domain's pooled intensities
 BINS = 256  # of the intensity map
+MAX_BASELINE_IMAGES = 64  # training images for histograms and intensity maps
 PIXELS = 2**16  # at most of each training image, for the intensity map
 
 

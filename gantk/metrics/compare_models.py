@@ -6,11 +6,10 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from glob import glob
-from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,7 +38,7 @@ from gantk.inference.model import Model
 from gantk.inference.notes import Checks, misfit_sentence
 from gantk.inference.scales import Scales
 from gantk.method import OTHER
-from gantk.metrics.baselines import IntensityMap
+from gantk.metrics.baselines import MAX_BASELINE_IMAGES, IntensityMap
 from gantk.metrics.compare_folders import (
     PAIR_METRICS,
     FilePair,
@@ -65,7 +64,7 @@ from gantk.runs.models import is_among, trained_on
 from gantk.runs.results import NO_VALUE, Score, number_text
 from gantk.terminal import TextTable
 
-PlacedScores = dict[tuple[str, str, str], Score]  # by direction, metric and system
+Means = dict[tuple[str, str], dict[str, Score]]  # by direction and metric, then by system
 # by direction, then patient and image, of some: the middle plane (C, H, W) of TRUTH and of each system
 Pictures = dict[str, dict[tuple[str, str], dict[str, np.ndarray]]]
 ONE_SCALE = (
@@ -78,8 +77,7 @@ MAP = BASELINES["intensity_map"][0]
 TRUTH = "truth"  # the real images among the pictures of systems
 MAX_SHOWN_IMAGES = 4
 OF_TESTS = ("best", "ahead by", "p, corrected")
-MAX_BASELINE_IMAGES = 64  # pairs to which an intensity map is fitted
-Translations = Iterator[tuple[Pair, Callable[[], Image]]]  # with the image of each pair
+Translations = Iterator[tuple[Pair, Image]]  # of the source of each pair
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ class ModelComparison(Comparison):
 
     scores: pd.DataFrame  # columns of `gantk.metrics.table`; `system` is the model
     left_out: dict[str, list[str]]  # model -> the patients that it was trained or validated on
-    means: PlacedScores
+    means: Means
     pictures: Pictures
 
     def dump(self) -> dict:
@@ -176,21 +174,22 @@ def compare_models(
         )
     whose = count_noun(patients_of(pair["a"] for pair in pairs), "patient")
     say(f"data     tested: {count_noun(pairs, 'pair')} of {whose}")
-    table, scores, pictures, warnings = _score_systems(
+    table, means, pictures, warnings = _score_systems(
         systems, _shared_directions(loaded), pairs, parts
     )
     for system in systems:
         if misfits := misfit_sentence(system.checks):
             warnings.append(f"{system.name}: {misfits}")
-    higher = {metric: score.higher_is_better for (_, metric, _), score in scores.items()}
-    units = {place[:2]: score.unit for place, score in scores.items()}
+    about = {place: next(iter(of_systems.values())) for place, of_systems in means.items()}
+    higher = {metric: score.higher_is_better for (_, metric), score in about.items()}
+    units = {place: score.unit for place, score in about.items()}
     of_models = table[table.system.isin(system.name for system in systems)]
     compared = compare_systems(of_models, higher, units)
-    _say_tests(compared, scores, say)
-    for warning in [*warnings, *_behind_baselines(scores)]:
+    _say_tests(compared, means, say)
+    for warning in [*warnings, *_behind_baselines(means)]:
         say(with_label("warning", warning))
     left_out = {system.name: system.left_out for system in systems}
-    return ModelComparison(compared.sentences, compared.tests, table, left_out, scores, pictures)
+    return ModelComparison(compared.sentences, compared.tests, table, left_out, means, pictures)
 
 
 def _paths_of(model: str) -> list[str]:
@@ -217,27 +216,19 @@ class ComparedModels:
         self.checks: Checks = {}  # of what `translate` has translated
 
     def tell(self, say: Say) -> None:
-        run = self.models[0].run
-        size = run.environment.size if run else ""
-        of_runs = (
-            f", {len(self.models)} runs of one recipe, each for the patients that it has not seen"
-        )
         if self.folders != [self.name]:
-            say(
-                with_label(
-                    "model",
-                    f"{self.name}: {join_words(self.folders)}{size}{of_runs if len(self.models) > 1 else ''}",
-                )
-            )
+            run = self.models[0].run
+            text = f"{self.name}: {join_words(self.folders)}{run.environment.size if run else ''}"
+            if len(self.models) > 1:
+                text += f", {len(self.models)} runs of one recipe, each for the patients that it has not seen"
+            say(with_label("model", text))
         if self.left_out:
             who = f"{count_noun(self.left_out, 'patient')} of training and validation"
             what = f"{who} of {self.name}, by names or files: {join_first(self.left_out)}"
             say(with_label("left out", what))
 
-    def translate(
-        self, pairs: Sequence[Pair], to: str, frame: Frame, scratch: Path
-    ) -> Translations:
-        """Translate the source of each pair, onto the grid of its truth; results lie in `scratch`."""
+    def translate(self, pairs: Sequence[Pair], to: str, frame: Frame) -> Translations:
+        """Yield the translated source of each pair, on the grid of its truth."""
         jobs = [
             (model, pair)
             for model, seen in zip(self.models, self.seen, strict=True)
@@ -245,14 +236,12 @@ class ComparedModels:
             if _patient(pair) not in seen
         ]
         what = f"translating {frame.source} -> {frame.target} by {self.name}"
-        for number, (model, pair) in enumerate(track(jobs, what, "scan")):
+        for model, pair in track(jobs, what, "scan"):
             source = pair[OTHER[to]]
             image = Case.of_record(model, source, frame.target, self.checks).image
             label = source.label if model.classes() else None
             (made,) = model(image, frame.target, TranslateOptions(label=label))
-            path = scratch / f"{number}{'.nii' if made.dims == 3 else '.tif'}"
-            write(path, replace(resample_onto(made, image_of(pair[to])), dtype=None))
-            yield pair, partial(read, path)
+            yield pair, resample_onto(made, image_of(pair[to]))
 
 
 def _folds_together(models: Mapping[str, Model]) -> list[dict[str, Model]]:
@@ -266,51 +255,32 @@ def _folds_together(models: Mapping[str, Model]) -> list[dict[str, Model]]:
     return [*groups.values()]
 
 
-class UnchangedInput:
-    """The system that translates nothing."""
-
-    name = INPUT
-
-    def translate(
-        self, pairs: Sequence[Pair], to: str, frame: Frame, scratch: Path
-    ) -> Translations:
-        """The source of each pair, on the grid of its truth."""
-        for pair in pairs:
-            yield pair, partial(_on_grid, pair, OTHER[to], to)
+def _unchanged_input(pairs: Sequence[Pair], to: str, _: Frame) -> Translations:
+    """Yield the source of each pair, on the grid of its truth."""
+    for pair in pairs:
+        yield pair, _on_grid(pair, OTHER[to], to)
 
 
-class FittedMap:
-    """The best intensity map on the scale of a model's training images, fitted to the pairs of other
-    patients, or of one patient to other pairs.
+def _mapped_input(model: Model, pairs: Sequence[Pair], to: str, _: Frame) -> Translations:
+    """Yield the source of each pair by the best intensity map on the scale of a model's training images,
+    fitted to the pairs of other patients, or of one patient to other pairs.
     """
+    is_one = len({_patient(pair) for pair in pairs}) == 1
+    owners = [pair["a"].key if is_one else _patient(pair) for pair in pairs]
 
-    name = MAP
+    scaled = partial(_on_training_scale, to=to, model=model)
 
-    def __init__(self, model: Model):
-        self.model = model
+    @cache
+    def fit_to_others(owner: str) -> IntensityMap:
+        others = [pair for pair, own in zip(pairs, owners, strict=True) if own != owner]
+        return IntensityMap(
+            (scaled(pair, OTHER[to]), scaled(pair, to))
+            for pair in spread(others, MAX_BASELINE_IMAGES)
+        )
 
-    def translate(
-        self, pairs: Sequence[Pair], to: str, frame: Frame, scratch: Path
-    ) -> Translations:
-        """The mapped source of each pair, on the grid of its truth."""
-        fits: dict[str, IntensityMap] = {}
-        for pair in pairs:
-            others = [other for other in pairs if _patient(other) != _patient(pair)]
-            key = _patient(pair) if others else pair["a"].key
-            if key not in fits:
-                others = others or [other for other in pairs if other is not pair]
-                fits[key] = IntensityMap(
-                    (self._scaled(other, OTHER[to], to), self._scaled(other, to, to))
-                    for other in spread(others, MAX_BASELINE_IMAGES)
-                )
-            yield pair, partial(self._mapped, fits[key], pair, to)
-
-    def _scaled(self, pair: Pair, letter: str, to: str) -> Tensor:
-        return _on_training_scale(pair, letter, to, self.model)
-
-    def _mapped(self, fit: IntensityMap, pair: Pair, to: str) -> Image:
-        pixels = fit(self._scaled(pair, OTHER[to], to)[None])[0].numpy()
-        return replace(image_of(pair[to]), pixels=pixels)
+    for pair, owner in zip(pairs, owners, strict=True):
+        pixels = fit_to_others(owner)(scaled(pair, OTHER[to])[None])[0].numpy()
+        yield pair, replace(image_of(pair[to]), pixels=pixels)
 
 
 def _score_systems(
@@ -318,59 +288,57 @@ def _score_systems(
     directions: Mapping[str, Frame],
     pairs: Sequence[Pair],
     parts: Sequence[Any],
-) -> tuple[pd.DataFrame, PlacedScores, Pictures, list[str]]:
-    """The table of scores; the score of each direction, metric and system; pictures; and warnings."""
+) -> tuple[pd.DataFrame, Means, Pictures, list[str]]:
+    """The table of scores; the mean scores; pictures; and warnings."""
     first = systems[0].models[0]
     regions = first.recipe.evaluate.regions
     warnings: list[str] = []
     tables = []
-    scores: PlacedScores = {}
+    means: Means = defaultdict(dict)
     owners = [_patient(pair) for pair in pairs]
     shown = spread_over_owners(pairs, owners, MAX_SHOWN_IMAGES)
-    baselines: list[Any] = [UnchangedInput()]
+    translators: dict[str, Callable[[Sequence[Pair], str, Frame], Translations]] = {
+        **{system.name: system.translate for system in systems},
+        INPUT: _unchanged_input,
+    }
     if len(pairs) > 1 and all(len(mapping.lines) == 1 for mapping in first.intensity.values()):
-        baselines.append(FittedMap(first))
+        translators[MAP] = partial(_mapped_input, first)
     pictures: Pictures = {}
     for to, frame in directions.items():
         title = f"{frame.source} -> {frame.target}"
-        pictures[title] = {(_patient(pair), pair["a"].key): {} for pair in shown}
+        of_direction = pictures[title] = {(_patient(pair), pair["a"].key): {} for pair in shown}
         truths = [pair[to] for pair in pairs]
         unit = "HU" if in_hounsfield(frame.target, truths, [first.intensity[to]]) else GRAY_VALUES
-        for system in [*systems, *baselines]:
+        for name, translate in translators.items():
+            is_baseline = name in (INPUT, MAP)
             with TemporaryDirectory() as scratch:
-                made = [
-                    FilePair(
-                        pair["a"].key,
-                        _patient(pair),
-                        partial(_with_truth, image, pair[to]),
-                        partial(_regions, pair, to, first),
-                    )
-                    for pair, image in system.translate(pairs, to, frame, Path(scratch))
-                ]
-                line = fit_line(made, match=unit != "HU" or system in baselines)
+                made = []
+                for number, (pair, image) in enumerate(translate(pairs, to, frame)):
+                    path = Path(scratch) / f"{number}{'.nii' if image.dims == 3 else '.tif'}"
+                    write(path, replace(image, dtype=None))
+                    both = partial(_with_truth, path, pair[to])
+                    about = partial(_regions, pair, to, first)
+                    made.append(FilePair(pair["a"].key, _patient(pair), both, about))
+                line = fit_line(made, match=unit != "HU" or is_baseline)
                 lines, of_system, warning = score_files(
                     made, line, parts, first.runtime.device, title, unit, regions
                 )
-                tables.append(_mean_of_models(lines).assign(system=system.name))
+                tables.append(_mean_of_models(lines).assign(system=name))
+                for metric, score in of_system.items():
+                    means[title, metric][name] = score
                 for file in made:
-                    own = pictures[title].get((file.patient, file.name))
-                    if own is not None and system.name not in own:
-                        image, truth = file.read()
-                        scale = line if system.name != INPUT else np.asarray
-                        own |= {TRUTH: truth.middle_plane, system.name: scale(image.middle_plane)}
-                if system in systems and (
-                    alarm := _alarm_of_contrast(pictures[title], system.name)
-                ):
-                    warnings.append(f"{title}, {system.name}: {alarm}")
-                scores |= {(title, name, system.name): of_system[name] for name in of_system}
-                warnings += [warning] * bool(warning)
-    return pd.concat(tables, ignore_index=True), scores, pictures, [*dict.fromkeys(warnings)]
+                    if (own := of_direction.get((file.patient, file.name))) is not None:
+                        output, truth = (each.middle_plane for each in file.read())
+                        own |= {TRUTH: truth, name: output if name == INPUT else line(output)}
+            alarm = "" if is_baseline else _alarm_of_contrast(of_direction.values(), name)
+            warnings += [f"{title}, {name}: {alarm}"] * bool(alarm) + [warning] * bool(warning)
+    return pd.concat(tables, ignore_index=True), means, pictures, [*dict.fromkeys(warnings)]
 
 
-def _alarm_of_contrast(shown: Mapping[Any, Mapping[str, np.ndarray]], system: str) -> str:
+def _alarm_of_contrast(shown: Collection[Mapping[str, np.ndarray]], system: str) -> str:
     """A warning if a system's images have the contrast of the truth inverted; else ""."""
     images, truths = (
-        torch.cat([torch.tensor(each[name]).flatten() for each in shown.values()])
+        torch.cat([torch.tensor(each[name]).flatten() for each in shown])
         for name in (system, TRUTH)
     )
     return alarm_of_contrast(images, truths)
@@ -382,23 +350,36 @@ def _mean_of_models(lines: pd.DataFrame) -> pd.DataFrame:
     return lines.groupby(TEXTS, sort=False, as_index=False).agg(how)
 
 
-def _say_tests(compared: Comparison, scores: PlacedScores, say: Say) -> None:
+def _say_tests(compared: Comparison, means: Means, say: Say) -> None:
     """Say who leads, and a table of all scores with their tests."""
     say(with_label("scale", ONE_SCALE))
     for sentence in compared.sentences:
         say(with_label("result", sentence))
-    systems = [*dict.fromkeys(system for *_, system in scores)]
-    tests: dict[tuple, list[SystemTest]] = defaultdict(list)
-    for test in compared.tests:
-        tests[test.place].append(test.leader_first())
-    places = dict.fromkeys(place[:2] for place in scores)
-    rows = [_cells(place, tests[place], systems, scores) for place in places]
-    repeated = [row[0] == above[0] for above, row in pairwise(rows)]
-    rows[1:] = [
-        ("", *row[1:]) if same else row for same, row in zip(repeated, rows[1:], strict=True)
-    ]
+    rows = []
+    above = ""
+    for (direction, metric), of_systems in means.items():
+        title = "" if direction == above else direction
+        above = direction
+        scores = of_systems.values()
+        unit = next(iter(scores)).unit
+        name = ", ".join(filter(None, (short_metric_name(metric), unit)))
+        values = [number_text(score.value, score.decimals) for score in scores]
+        best = _best(of_systems)
+        by = p = NO_VALUE
+        tests = [
+            test
+            for test in map(SystemTest.leader_first, compared.tests)
+            if test.place == (direction, metric) and test.one == best
+        ]
+        if tests:  # else it is a baseline, or nothing can be tested
+            test = min(tests, key=attrgetter("gain"))
+            gain = Score(value=test.gain, ci95=test.ci95, unit=unit)
+            by = f"{number_text(gain.value, gain.decimals)} {gain.interval()}".rstrip()
+            p = f"{test.corrected_p:.2g}"
+        rows.append((title, name, *values, best, by, p))
+    systems = next(iter(means.values()))
     say(TextTable(("direction", "score", *systems, *OF_TESTS), rows))
-    for note in _of_air(systems, scores):
+    for note in _of_air(means):
         say(with_label("note", note))
 
 
@@ -449,10 +430,10 @@ def _shared_directions(models: Mapping[str, Model]) -> dict[str, Frame]:
     return shared
 
 
-def _with_truth(read_image: Callable[[], Image], truth: Record) -> tuple[Image, Image]:
+def _with_truth(path: Path, truth: Record) -> tuple[Image, Image]:
     """An image on the grid of its truth, and this truth."""
     real = image_of(truth)
-    return replace(real, pixels=read_image().pixels), real
+    return replace(real, pixels=read(path).pixels), real
 
 
 def _on_grid(pair: Pair, letter: str, to: str) -> Image:
@@ -490,67 +471,39 @@ def _regions(pair: Pair, to: str, model: Model) -> dict[str, Any]:
     return found
 
 
-def _cells(
-    place: tuple[str, str],
-    tests: Sequence[SystemTest],
-    systems: Sequence[str],
-    scores: PlacedScores,
-) -> tuple[str, ...]:
-    """The row of a score: the systems' values, and the test of the best against the next one."""
-    of_systems = [scores[*place, system] for system in systems]
-    unit = of_systems[0].unit
-    direction, metric = place
-    name = ", ".join(filter(None, (short_metric_name(metric), unit)))
-    values = [number_text(score.value, score.decimals) for score in of_systems]
-    best = _best(place, systems, scores)
-    leads = [test for test in tests if test.one == best]
-    if not leads:  # it is the input, or nothing can be tested
-        return direction, name, *values, best, NO_VALUE, NO_VALUE
-    test = min(leads, key=attrgetter("gain"))
-    gain = Score(value=test.gain, ci95=test.ci95, unit=unit)
-    by = f"{number_text(gain.value, gain.decimals)} {gain.interval()}".rstrip()
-    return direction, name, *values, best, by, f"{test.corrected_p:.2g}"
-
-
-def _best(place: tuple[str, str], systems: Sequence[str], scores: PlacedScores) -> str:
+def _best(of_systems: Mapping[str, Score]) -> str:
     """The system with the best value; NO_VALUE where none is better than all others."""
-    of_systems = {system: scores[*place, system] for system in systems}
     for system, score in of_systems.items():
-        if all(
-            score.is_better_than(rival) for other, rival in of_systems.items() if other != system
-        ):
+        if all(score.is_better_than(rival) for rival in of_systems.values() if rival is not score):
             return system
     return NO_VALUE
 
 
-def _of_air(systems: Sequence[str], scores: PlacedScores) -> Iterator[str]:
+def _of_air(means: Means) -> Iterator[str]:
     """Yield a note where another system is best in the foreground than in the whole image."""
-    for direction, metric in dict.fromkeys(place[:2] for place in scores):
-        inside = direction, metric + FOREGROUND
-        if (*inside, INPUT) not in scores:
-            continue
-        best, in_foreground = (
-            _best(place, systems, scores) for place in ((direction, metric), inside)
-        )
-        if NO_VALUE not in (best, in_foreground) and best != in_foreground:
+    for (direction, metric), of_systems in means.items():
+        best = _best(of_systems)
+        inside = _best(means.get((direction, metric + FOREGROUND), {}))
+        if NO_VALUE not in (best, inside) and best != inside:
             yield (
                 f"{direction}: by {short_metric_name(metric)} {best} is best in the whole image, where air"
-                f" counts too, {in_foreground} in the foreground"
+                f" counts too, {inside} in the foreground"
             )
 
 
-def _behind_baselines(scores: PlacedScores) -> Iterator[str]:
+def _behind_baselines(means: Means) -> Iterator[str]:
     """Yield a warning for each model that is no better than a baseline in a score of a direction."""
     behind: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-    names: dict[str, None] = {}
-    for (direction, metric, system), score in scores.items():
-        if score.higher_is_better is None or system in (INPUT, MAP):
-            continue
-        names[short_metric_name(metric)] = None
-        for name in (INPUT, MAP):
-            rival = scores.get((direction, metric, name))
-            if rival and not score.is_better_than(rival):
-                behind[direction, name, system].append(short_metric_name(metric))
+    names = set()
+    for (direction, metric), of_systems in means.items():
+        rivals = {name: of_systems[name] for name in (INPUT, MAP) if name in of_systems}
+        for system, score in of_systems.items():
+            if score.higher_is_better is None or system in rivals:
+                continue
+            names.add(short_metric_name(metric))
+            for name, rival in rivals.items():
+                if not score.is_better_than(rival):
+                    behind[direction, name, system].append(short_metric_name(metric))
     systems: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for (direction, name, system), lost in behind.items():
         where = "any score" if len(lost) == len(names) else join_words(lost)

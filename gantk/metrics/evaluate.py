@@ -21,7 +21,7 @@ from gantk.errors import UserError
 from gantk.inference.windows import AnySize, network_of_method
 from gantk.machine.runtime import Runtime
 from gantk.method import OTHER, Method, direction_to
-from gantk.metrics.baselines import HistogramMatching, IntensityMap, identity
+from gantk.metrics.baselines import MAX_BASELINE_IMAGES, HistogramMatching, IntensityMap, identity
 from gantk.metrics.intervals import count_patients
 from gantk.metrics.judging import set_verdict
 from gantk.metrics.names import CEILING, title_of
@@ -62,7 +62,6 @@ if TYPE_CHECKING:
 
 SAMPLE_PASS = 16  # images from noise per call; each call has its seed, so scores depend on this
 SAMPLE_SEED = 1000  # of the first call, other than those of the samples shown
-MAX_BASELINE_IMAGES = 64  # training images for histograms and intensity maps
 # the metrics that a recipe has by default
 OF_TRANSLATIONS = ("psnr", "ssim", "mae")
 OF_SAMPLES = ("kid",)

@@ -56,7 +56,8 @@ def model_summary(found: ModelComparison) -> pd.DataFrame:
     """The summary of models on the same scans."""
     lines = [
         (direction.replace(" -> ", ARROW), metric, system, score)
-        for (direction, metric, system), score in found.means.items()
+        for (direction, metric), of_systems in found.means.items()
+        for system, score in of_systems.items()
     ]
     return _summary(lines, ["direction", "metric", "system", "score"])
 

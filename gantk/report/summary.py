@@ -117,15 +117,20 @@ def _typical_case(found: ShownPatients) -> Figure | None:
     """The pictures and the score of the stored image with the median score of all test images; None in
     runs that kept none.
     """
-    case = next((case for case in found.cases if case.stored.median_of), None)
-    if case is None or not found.metrics:
+    medians = [
+        (case, case.stored.median_of)
+        for case in found.cases
+        if case.stored and case.stored.median_of
+    ]
+    if not medians or not found.metrics:
         return None
+    case, count = medians[0]
     metric, of_all = next(iter(found.metrics.items()))
     shown = rows_of([case])
     ((_, pictures),) = shown.cases
     value = Score(value=case.scores[metric], unit=of_all.unit)
     caption = (
-        f"The median of {count_noun(case.stored.median_of or 0, 'test image')}, of"
+        f"The median of {count_noun(count, 'test image')}, of"
         f" {case.label}: its {short_metric_name(metric)} is {words.with_unit(value)}. {shown.scale}"
     )
     return Figure(found.label, caption, [[(title, image_uri(each)) for title, each in pictures]])

@@ -38,9 +38,11 @@ from gantk.report.patients.section import (
     ShownImage,
     how_kept,
     label_patients,
+    number_names,
     pictures,
     rows_of,
     shown_patients,
+    titles_of,
 )
 from gantk.report.patients.systems import System, systems_of
 from gantk.report.run_record import RunRecord
@@ -54,7 +56,7 @@ from gantk.report.scores import (
 )
 from gantk.report.words import ARROW
 from gantk.runs.folder import flat
-from gantk.runs.results import ScoresByMetric, StoredImage
+from gantk.runs.results import ScoresByMetric
 from gantk.terminal import warn
 
 OTHER_IMAGES = (
@@ -206,44 +208,35 @@ def write_model_figures(
 ) -> None:
     """Write scores and figures of models that were compared on scans, as `write_report` does of runs."""
     models = [*found.left_out]
-    labels: dict[str, str] = {}
+    labels = number_names({name for shown in found.pictures.values() for name, _ in shown})
+    outputs = {f"output {name}": name for name in models}
     images: dict[str, list[ShownImage]] = {}
     for direction, of_images in found.pictures.items():
         label = direction.replace(" -> ", ARROW)
-        titles = _titles(label, models)
-        units = {score.unit for place, score in found.means.items() if place[0] == direction}
+        titles = titles_of(label, outputs)
+        units = {
+            score.unit
+            for (place, _), scores in found.means.items()
+            if place == direction
+            for score in scores.values()
+        }
         unit = "HU" if "HU" in units else "file's"
-        images_of = Counter(patient for patient, _ in of_images)
-        numbers: Counter[str] = Counter()
-        for (patient, _), of_systems in of_images.items():
-            labels.setdefault(patient, f"patient {len(labels) + 1}")
-            numbers[patient] += 1
-            label_of = labels[patient]
-            if images_of[patient] > 1:
-                label_of += f", image {numbers[patient]}"
-            shown = [of_systems[system] for system in (INPUT, TRUTH, *models)]
-            image = ShownImage(
-                StoredImage(
-                    patient=patient, stem="image", input="", truth="", image="", units=[unit] * 3
-                ),
-                label_of,
-                dict(zip(titles, shown, strict=True)),
+        images[label] = [
+            ShownImage(
+                labels[patient],
+                {
+                    kind: shown[name]
+                    for kind, name in zip(titles, (INPUT, TRUTH, *models), strict=True)
+                },
                 titles,
-                {},
+                unit,
             )
-            images.setdefault(label, []).append(image)
-    about = AboutFigures(
-        labels, "the first by name, each by the middle of its images.", SCALE_OF_MODELS
-    )
+            for (patient, _), shown in of_images.items()
+        ]
+    choice = "the first by name, each by the middle of its images."
+    about = AboutFigures(labels, choice, SCALE_OF_MODELS)
     summary = model_summary(found)
     _write_figures(folder, models, summary, images, about, MAX_SHOWN_IMAGES, overwrite, say)
-
-
-def _titles(label: str, systems: Sequence[str]) -> dict[str, str]:
-    """The titles of the pictures of several systems, by kind."""
-    source, target = label.split(ARROW)
-    titles = {"input": f"Input: {source}", "truth": f"Real {target}"}
-    return titles | {f"output {name}": name for name in systems}
 
 
 def _write_figures(
@@ -356,12 +349,12 @@ def _common_images(systems: Sequence[System]) -> dict[str, list[ShownImage]]:
         # networks of other sizes are not drawn side by side
         if all(drawn) and len({each["output"].shape for each in drawn}) == 1:
             label = same[0]
-            titles = _titles(label, names)
+            titles = titles_of(label, {f"output {name}": name for name in names})
             shown = {kind: pixels for kind, pixels in drawn[0].items() if kind != "output"}
             for name, each in zip(names, drawn, strict=True):
                 shown[f"output {name}"] = each["output"]
             stored = by_system[0][same][1]
-            image = ShownImage(stored, labels[stored.patient], shown, titles, {})
+            image = ShownImage(labels[stored.patient], shown, titles, stored.units[1], stored)
             common.setdefault(label, []).append(image)
     return common
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -35,13 +35,14 @@ HOW_UNPAIRED_KEPT = (
 
 @dataclass(frozen=True)
 class ShownImage:
-    """A test image in samples/test with its pictures."""
+    """A test image with its pictures."""
 
-    stored: StoredImage
     label: str  # of its patient, as of `label_patients`
     pictures: Pictures
     titles: Mapping[str, str]  # of the pictures, by kind
-    scores: Mapping[str, float]  # by metric; NaN where it has none
+    unit: str  # of the output, as in the index
+    stored: StoredImage | None = None  # its entry of the index
+    scores: Mapping[str, float] = field(default_factory=dict)  # by metric; NaN where it has none
 
     @property
     def windows(self) -> str:
@@ -75,7 +76,7 @@ def rows_of(images: Iterable[ShownImage]) -> Rows:
     with_truth = [image for image in images if "truth" in image.pictures]
     largest = max((largest_error(image.pictures) for image in with_truth), default=0.0)
     units = {"HU": "HU", "file's": GRAY_VALUES}  # else those of the network
-    unit = units.get(images[0].stored.units[1], "")
+    unit = units.get(images[0].unit, "")
     cases = [
         (image, picture_row(image.pictures, image.titles, largest))
         for image in with_truth or images
@@ -118,8 +119,18 @@ def label_patients(*runs: RunRecord) -> dict[str, str]:
     are_known = all(patients_are_known(run.results) for run in runs)
     names = {name for run in runs for name in owners(run.lines)}
     names |= {x.patient for run in runs for images in run.stored.values() for x in images}
-    noun = "patient" if are_known else "image"
-    return {name: f"{noun} {number}" for number, name in enumerate(sorted(names - {""}), 1)}
+    return number_names(names - {""}, "patient" if are_known else "image")
+
+
+def number_names(names: Iterable[str], noun: str = "patient") -> dict[str, str]:
+    """`patient 3` for the third name."""
+    return {name: f"{noun} {number}" for number, name in enumerate(sorted(names), 1)}
+
+
+def titles_of(label: str, outputs: Mapping[str, str]) -> dict[str, str]:
+    """The titles of the pictures of a direction in words, by kind; `outputs`: those of the outputs."""
+    source, _, target = label.partition(ARROW)
+    return {"input": f"Input: {source}", "truth": f"Real {target}", **outputs}
 
 
 def how_kept(*runs: RunRecord) -> str:
@@ -135,7 +146,6 @@ def _direction(
 ) -> ShownPatients:
     """A direction's scores and stored images, with labels and pictures."""
     label = record.label(key)
-    source, _, target = label.partition(ARROW)
     of_all = record.results.metrics.get(key, {})
     metrics = {name: of_all.get(name, Score()) for name in lines.metric.unique()}
     of_images = patients = pd.DataFrame()
@@ -149,18 +159,15 @@ def _direction(
         patients = by_patient.mean().assign(images=by_patient.size(), label=pd.Series(labels))
         rank = -patients[first] if of_first.higher_is_better is False else patients[first]
         patients = patients.loc[rank.fillna(-np.inf).sort_values(kind="stable").index]
-    titles = {
-        "input": f"Input: {source}",
-        "truth": f"Real {target}",
-        "output": f"Generated {target}",
-    }
+    titles = titles_of(label, {"output": f"Generated {label.rpartition(ARROW)[2]}"})
     cases = []
     for stored in record.stored[key]:
         shown = pictures(record, stored)
         is_scored = stored.image in of_images.index and stored.patient in patients.index
         if shown and (is_scored or not metrics):
             scores = of_images.loc[stored.image] if metrics else {}
-            cases.append(ShownImage(stored, labels[stored.patient], shown, titles, scores))
+            label_of = labels[stored.patient]
+            cases.append(ShownImage(label_of, shown, titles, stored.units[1], stored, scores))
     noun = "patient" if patients_are_known(record.results) else "image"
     return ShownPatients(key, label, metrics, patients, cases, noun)
 
