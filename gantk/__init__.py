@@ -106,5 +106,7 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     from gantk.plugin.loader import registry
+    from gantk.plugin.registry import FUNCTION
 
-    return [*__all__, *(name for _, name in registry().functions), "__version__"]
+    functions = [name for kind, name in registry().entries if kind == FUNCTION]
+    return [*__all__, *functions, "__version__"]

@@ -17,7 +17,7 @@ def leave() -> NoReturn:
 
 
 def interrupt(number, frame) -> None:
-    """Raise CtrlC in a running command; before one, and in imports and pydantic, which
+    """Raise KeyboardInterrupt in a running command; before one, and in imports and pydantic, which
     lose it, exit.
     """
     working = False
@@ -34,10 +34,8 @@ def interrupt(number, frame) -> None:
     if not working:
         leave()
 
-    from gantk.errors import CtrlC
-
     sys.unraisablehook = after_interrupt
-    raise CtrlC
+    raise KeyboardInterrupt
 
 
 def after_interrupt(failure) -> None:

@@ -200,11 +200,7 @@ def _scores_resumed(folder: RunFolder) -> Iterator[None]:
     """Say after Ctrl-C that the training is complete, and how to score it."""
     try:
         yield
-    except KeyboardInterrupt as error:
-        from gantk.plugin.faults import is_ctrl_c
-
-        if not is_ctrl_c(error):
-            raise
+    except KeyboardInterrupt:
         what = "stopped while the test images were scored; the training is complete."
         again = f"To score them, run: gantk resume {argument(folder.path)}"
         raise Interrupted(f"{what} {again}") from None

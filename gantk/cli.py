@@ -19,7 +19,6 @@ from gantk.errors import (
     FailedOnOtherRank,
     GantkError,
     Interrupted,
-    UserError,
     printable,
     unforeseen_message,
 )
@@ -166,11 +165,6 @@ def cli(ctx: click.Context) -> None:
     """Train, run and score GANs for medical images. One TOML recipe describes one experiment."""
     if ctx.invoked_subcommand not in ("plugins", "doctor"):  # these show them
         for plugin in load().plugins:
-            if plugin.unreadable:
-                remedy = "install this package again, or uninstall it"
-                raise UserError(
-                    f"the package '{plugin.name}' is damaged: {plugin.problem}", remedy=remedy
-                )
             if plugin.problem and not plugin.disabled:
                 from gantk.plugin.faults import switched_off
 

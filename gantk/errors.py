@@ -148,10 +148,6 @@ class Interrupted(GantkError):
     label = "stop"
 
 
-class CtrlC(KeyboardInterrupt):
-    """Ctrl-C, where the `gantk` command handles it. A plugin may raise a plain KeyboardInterrupt."""
-
-
 class GantkWarning(UserWarning):
     """A note or a warning about images, a recipe or a result: what the command line prints."""
 

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gantk.errors import CtrlC, argument, printable
+from gantk.errors import argument, printable
 from gantk.files import expect_file, write_output
 from gantk.guest import Say, hear
 
@@ -347,7 +347,7 @@ def stop_on_ctrl_c() -> Iterator[list[int]]:
 
     def stop(number: int, frame: Any) -> None:
         if stopped and number == signal.SIGINT:
-            raise CtrlC
+            raise KeyboardInterrupt
         stopped.append(number)
 
     numbers = [signal.SIGINT, signal.SIGTERM]

@@ -13,12 +13,11 @@ import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from gantk.errors import did_you_mean, line_of
+from gantk.errors import UserError, did_you_mean, line_of, one_line
 from gantk.plugin import builtins, hookspecs
 from gantk.plugin.registry import FUNCTION, OWN, Add, Plugin, Registry
 from gantk.plugin.settings import FILE_NAME, disabled_plugins, own_layouts
@@ -58,7 +57,7 @@ def function(name: str) -> Callable[..., Any] | None:
     """
     if _loading:
         return None
-    entry = registry().functions.get((FUNCTION, name))
+    entry = registry().entries.get((FUNCTION, name))
     return entry.load() if entry else None
 
 
@@ -83,38 +82,24 @@ def _load() -> Loaded:
     registry = Registry()
     owners: dict[str, str] = {}
     _register(manager, registry, builtins, "gantk", "gantk")
-    points, plugins = _entry_points()
-    for plugin in plugins:
-        registry.broken[plugin.name] = plugin.problem or ""
-
-    for point, distribution in sorted(points, key=lambda pair: (pair[1].name != OWN, pair[0].name)):
-        label = point.name
-        plugin = Plugin(
-            label,
-            distribution.name,
-            distribution.version,
-            problem=distribution.problem,
-            module=_module_of(point),
-        )
+    plugins = []
+    for point, (owner, version) in _entry_points():
+        plugin = Plugin(point.name, owner, version, module=point.value.partition(":")[0])
         plugins.append(plugin)
         plugin.disabled = plugin.module in disabled
         if plugin.disabled:
             plugin.problem = f"{disabled[plugin.module]} switches it off"
-        elif not plugin.problem and not plugin.module:
+        elif plugin.name in owners:  # pluggy would skip the second plugin without a message
+            other = owners[plugin.name]
             plugin.problem = (
-                f"its entry point '{point.name} = {point.value}' does not name a module"
+                f"the distribution '{other}' already has a plugin named '{plugin.name}'"
             )
-        elif label in owners:  # pluggy would skip the second plugin without a message
-            plugin.problem = (
-                f"the distribution '{owners[label]}' already has a plugin named '{label}'"
-            )
-            label = f"{label}@{distribution.name}"
-        elif not plugin.problem:
-            owners[label] = distribution.name
+        else:
+            owners[plugin.name] = owner
             _load_plugin(manager, registry, point, plugin)
 
         if plugin.problem:
-            registry.broken[label] = plugin.problem
+            registry.broken[plugin.name] = plugin.problem
 
     own = Add(FILE_NAME)
     for name, line in own_layouts(_recipe_folder).items():
@@ -139,27 +124,12 @@ def _load_plugin(
 
             guard_hooks(manager, module, plugin)
     # whatever a plugin's import raises, the other plugins load
-    except BaseException as error:
-        plugin.problem = _problem_of(error, plugin.module)
+    except (Exception, SystemExit) as error:
+        from gantk.plugin.faults import fault_of
+
+        plugin.problem = fault_of(error, plugin.module)
         if manager.has_plugin(plugin.name):
             manager.unregister(name=plugin.name)
-
-
-def _problem_of(error: BaseException, module: str = "") -> str:
-    """What a plugin raised, as of `fault_of`; Ctrl-C is raised again."""
-    from gantk.plugin.faults import fault_of, is_ctrl_c
-
-    if is_ctrl_c(error):
-        raise error
-    return fault_of(error, module)
-
-
-def _module_of(point: importlib.metadata.EntryPoint) -> str:
-    """The module that an entry point names; "" where it is not written as one."""
-    try:
-        return point.module
-    except (AttributeError, TypeError, ValueError):
-        return ""
 
 
 def registry() -> Registry:
@@ -205,13 +175,10 @@ def _attach(implementation: pluggy.HookImpl, cli: click.Group) -> str | None:
             for name, command in commands.items():
                 if group.commands.get(name) is not command:
                     problem = f"its command '{name}' already exists"
-        for group in _groups(cli):
-            for name, command in group.commands.items():  # as `gantk --help` prints them
-                if not isinstance(name, str):
-                    raise TypeError(f"the name of its command {name!r} is no text")
-                command.get_short_help_str()
-    except BaseException as error:
-        problem = _problem_of(error, getattr(implementation.plugin, "__name__", ""))
+    except (Exception, SystemExit) as error:
+        from gantk.plugin.faults import fault_of
+
+        problem = fault_of(error, getattr(implementation.plugin, "__name__", ""))
 
     if problem:
         for group, commands in before.items():
@@ -276,33 +243,31 @@ def _call(implementation: pluggy.HookImpl, argument: Any) -> None:
     implementation.function(*[argument for _ in implementation.argnames])
 
 
-def _entry_points() -> tuple[list[tuple[importlib.metadata.EntryPoint, Any]], list[Plugin]]:
-    """(entry point, distribution) by name, and the distributions whose entry points are unreadable.
+def _entry_points() -> list[tuple[importlib.metadata.EntryPoint, tuple[str, str]]]:
+    """Entry points with the name and version of their distribution, gantk's own first; UserError for
+    an installed package whose files are damaged.
 
     Without duplicates: an editable install is on the path twice.
     """
-    points_by_name: dict[tuple[str, str], tuple[importlib.metadata.EntryPoint, Any]] = {}
-    unreadable = []
+    points_by_name: dict[tuple[str, str], Any] = {}
     for distribution in importlib.metadata.distributions():
         try:
             points = distribution.entry_points.select(group="gantk")
-        except Exception as error:  # a damaged file of any installed package
-            owner = _owner_of(distribution)
-            problem = f"its entry points cannot be read: {_problem_of(error)}"
-            damaged = Plugin(owner.name, owner.name, owner.version, problem, unreadable=True)
-            unreadable.append(damaged)
-            continue
-
-        if points:
-            owner = _owner_of(distribution)
-            name = re.sub(r"[-_.]+", "-", owner.name).lower()
-            for point in points:
-                points_by_name.setdefault((name, point.name), (point, owner))
+            about: Any = distribution.metadata if points else {}  # slow: parsed at each access
+        except Exception as error:  # pydantic and torch cannot start beside it either
+            raise UserError(
+                f"an installed package is damaged: {one_line(error)}",
+                where=str(getattr(distribution, "_path", distribution)),
+                remedy="install this package again, or uninstall it",
+            ) from error
+        for point in points:
+            owner = about["Name"] or "a package without a name"
+            name = re.sub(r"[-_.]+", "-", owner).lower()
+            points_by_name.setdefault((name, point.name), (point, (owner, about["Version"] or "?")))
 
     # `python -m gantk` in a checkout that is not installed
-    if not any(name == "gantk" for name, _ in points_by_name):
+    if not any(name == OWN for name, _ in points_by_name):
         root = Path(__file__).parents[2]
-        source = SimpleNamespace(name="gantk", version="source", problem=None)
         project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
         for folder in ("plugins", "benchmarks"):
             if str(root / folder) not in sys.path:
@@ -310,32 +275,11 @@ def _entry_points() -> tuple[list[tuple[importlib.metadata.EntryPoint, Any]], li
 
         for name, value in project["entry-points"]["gantk"].items():
             point = importlib.metadata.EntryPoint(name, value, "gantk")
-            points_by_name["gantk", name] = (point, source)
+            points_by_name[OWN, name] = (point, (OWN, "source"))
 
     # a folder lists distributions in any order
-    return [points_by_name[key] for key in sorted(points_by_name)], unreadable
-
-
-def _owner_of(distribution: importlib.metadata.Distribution) -> SimpleNamespace:
-    """The name and version of a distribution, read once, as each access parses all metadata again.
-
-    Where its metadata has no name, `problem` says so, and the name is that of its folder.
-    """
-    name = version = None
-    problem = None
-    try:
-        metadata = distribution.metadata
-        name = metadata["Name"]
-        version = metadata["Version"]
-    except Exception as error:  # a damaged file, or none
-        problem = f"its metadata cannot be read: {_problem_of(error)}"
-
-    if not name:
-        problem = problem or "its metadata has no name"
-        folder = getattr(distribution, "_path", None)
-        name = getattr(folder, "name", "") or "a package without a name"
-
-    return SimpleNamespace(name=name, version=version or "?", problem=problem)
+    keys = sorted(points_by_name, key=lambda key: (key[0] != OWN, key[1], key[0]))
+    return [points_by_name[key] for key in keys]
 
 
 def installed_version(name: str) -> str | None:

@@ -54,11 +54,10 @@ class Plugin:
     name: str
     distribution: str
     version: str
-    problem: str | None
+    problem: str | None = None
     module: str = ""
     summary: str = ""  # the first sentence of the module's docstring
     disabled: bool = False  # the user left it out; `problem` says where
-    unreadable: bool = False  # the package is damaged; pydantic and torch cannot start beside it
 
 
 @dataclass(frozen=True)
@@ -143,12 +142,6 @@ class Registry:
     """
 
     entries: dict[tuple[str, str], Entry] = field(default_factory=dict)
-    # functions that plugins add to the Python interface: no parts of a recipe
-    functions: dict[tuple[str, str], Entry] = field(default_factory=dict)
-    # name of gantk's own that other distributions registered too -> by whom; gantk's is used
-    left_out: dict[tuple[str, str], list[str]] = field(default_factory=dict)
-    # name that two other distributions registered -> by whom; neither is used
-    contested: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     packages: dict[str, list[tuple[str, str]]] = field(
         default_factory=lambda: {kind: [] for kind in PACKAGES}
     )
@@ -156,25 +149,23 @@ class Registry:
     broken: dict[str, str] = field(default_factory=dict)
     # values computed from the entries; cleared by `add`
     cache: dict[str, Any] = field(default_factory=dict)
-    _warned: set[tuple[str, str]] = field(default_factory=set)
 
-    def add(self, entry: Entry) -> None:
-        """Add an entry. Of a name of gantk's own, gantk's entry stays; one that two other
-        distributions register can be used from neither until one is removed.
+    def add(self, entries: Sequence[Entry]) -> None:
+        """Add the entries of a plugin; UserError, and none of them, where a name is in use and the
+        entry does not override another distribution's.
         """
-        key = (entry.kind, entry.name)
+        added: dict[tuple[str, str], Entry] = {}
+        for entry in entries:
+            key = (entry.kind, entry.name)
+            known = added.get(key) or self.entries.get(key)
+            if known and (known.override or not entry.override):
+                raise UserError(
+                    f"the {entry.kind} '{entry.name}' is already offered by {known.owner}",
+                    remedy="rename one of them, or add override=True to replace one of gantk's",
+                )
+            added[key] = replace(entry, replaced=known.owner) if known else entry
+        self.entries |= added
         self.cache.clear()
-        entries = self.functions if entry.kind == FUNCTION else self.entries
-        if key in self.contested:
-            self.contested[key].append(entry.owner)
-        elif key in entries and entry.override and not entries[key].override:
-            entries[key] = replace(entry, replaced=entries[key].owner)
-        elif key in entries and entries[key].owner == OWN != entry.owner:
-            self.left_out.setdefault(key, []).append(entry.owner)
-        elif key in entries:
-            self.contested[key] = [entries.pop(key).owner, entry.owner]
-        else:
-            entries[key] = entry
 
     def __iter__(self) -> Iterator[str]:
         return iter(KINDS)
@@ -190,8 +181,7 @@ class Registry:
 
     def overrides(self) -> list[Entry]:
         """The entries that took the place of another distribution's, by kind and name."""
-        entries = sorted((self.entries | self.functions).items())
-        return [entry for _, entry in entries if entry.replaced]
+        return [entry for _, entry in sorted(self.entries.items()) if entry.replaced]
 
     def metric_of(self, score: str) -> Entry | None:
         """The metric whose score has this name, such as kid of `kid_inception`; None if unknown."""
@@ -233,21 +223,11 @@ class Registry:
         return [entry for (each, _), entry in sorted(self.entries.items()) if each == kind]
 
     def get(self, kind: str, name: str, fitting: Callable[[], list[str]] | None = None) -> Entry:
-        """The entry of that name; UserError with the nearest spelling, name collisions, and plugins
-        that failed. `fitting`: which names may be advised, if not all of the kind.
-        """
+        """The entry of that name; UserError with the nearest spelling, and plugins that failed. `fitting`: which names may be advised, if not all of the kind."""
         if (kind, name) not in self.entries:
             name = EARLIER_NAMES.get((kind, name), name)
         if (kind, name) in self.entries:
-            self._warn_of_left_out(kind, name)
             return self.entries[kind, name]
-
-        if (kind, name) in self.contested:
-            raise UserError(
-                f"the {kind} '{name}' is offered by"
-                f" {' and '.join(map(repr, self.contested[kind, name]))}",
-                remedy="uninstall one of them, or ask its authors to rename their part",
-            )
 
         names = [entry.name for entry in self.of_kind(kind)]
         if fitting:
@@ -267,18 +247,6 @@ class Registry:
         error = UserError(f"there is no {kind} '{name}'", allowed=names, remedy=remedy or None)
         error.kind = NO_SUCH_PART
         raise error
-
-    def _warn_of_left_out(self, kind: str, name: str) -> None:
-        """Say once that another distribution's part of a used name is not the one that is used."""
-        others = self.left_out.get((kind, name), ())
-        if others and (kind, name) not in self._warned:
-            from gantk.terminal import warn
-
-            self._warned.add((kind, name))
-            warn(
-                f"the {kind} '{name}' is gantk's own. That of {' and '.join(others)} is left out,"
-                " because it has the same name. Its authors can rename it, or add override=True"
-            )
 
 
 class Add:
@@ -325,7 +293,6 @@ class Add:
         """Add all collected entries to the registry: called once the plugin has loaded without an
         error.
         """
-        for entry in self._entries:
-            registry.add(entry)
+        registry.add(self._entries)
         for kind, package in self._packages:
             registry.packages[kind].append((package, self._owner))

@@ -14,7 +14,7 @@ import pytest
 from tiny import draw_pictures, python
 
 import gantk as api
-from gantk.errors import CtrlC, UserError, doing, machine_failure, one_line, unforeseen_message
+from gantk.errors import UserError, doing, machine_failure, one_line, unforeseen_message
 from gantk.files import write_output
 from gantk.formats.files import write
 from gantk.formats.image import Image
@@ -34,7 +34,7 @@ def test_what_fails_in_deletion_after_ctrl_c_prints_nothing(monkeypatch, capfd):
 
     monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)  # restored afterwards
     Commands.invoke.__code__ = Commands.invoke.__code__.replace(co_qualname="Commands.invoke")
-    with pytest.raises(CtrlC):
+    with pytest.raises(KeyboardInterrupt):
         Commands().invoke()
 
     CutOff()
