@@ -46,22 +46,19 @@ from gantk.metrics.compare_folders import (
     metric_of_files,
     score_files,
 )
-from gantk.metrics.comparing import (
-    Comparison,
-    SystemTest,
-    compare_systems,
-)
+from gantk.metrics.comparing import Comparison, SystemTest, add_tests, compare_systems
 from gantk.metrics.names import BASELINES, FOREGROUND, join_words, name_systems, short_metric_name
-from gantk.metrics.pair_scores import foreground
+from gantk.metrics.pair_scores import add_scores, foreground
 from gantk.metrics.references import GRAY_VALUES, in_hounsfield
+from gantk.metrics.rows import result_sentence, result_tone
 from gantk.metrics.samples import alarm_of_contrast
 from gantk.metrics.summary import with_label
-from gantk.metrics.table import TEXTS
+from gantk.metrics.table import MODEL, TEXTS
 from gantk.prepare.grid import resample_onto
 from gantk.progress import track
 from gantk.runs.folder import FOLD, recipe_without
 from gantk.runs.models import is_among, trained_on
-from gantk.runs.results import NO_VALUE, Score, number_text
+from gantk.runs.results import NO_VALUE, Results, Score, SplitSummary, number_text
 from gantk.terminal import TextTable
 
 Means = dict[tuple[str, str], dict[str, Score]]  # by direction and metric, then by system
@@ -186,7 +183,13 @@ def compare_models(
     of_models = table[table.system.isin(system.name for system in systems)]
     compared = compare_systems(of_models, higher, units)
     _say_tests(compared, means, say)
-    for warning in [*warnings, *_behind_baselines(means)]:
+    are_known = all(pair["a"].subject for pair in pairs)
+    for system in systems:
+        results = _beside_baselines(system.name, table, means)
+        results.split = SplitSummary(by="patient", unknown_patients=not are_known)
+        if result_tone(results) == "bad":
+            warnings.append(f"{system.name}: {result_sentence(results)}")
+    for warning in warnings:
         say(with_label("warning", warning))
     left_out = {system.name: system.left_out for system in systems}
     return ModelComparison(compared.sentences, compared.tests, table, left_out, means, pictures)
@@ -491,23 +494,17 @@ def _of_air(means: Means) -> Iterator[str]:
             )
 
 
-def _behind_baselines(means: Means) -> Iterator[str]:
-    """Yield a warning for each model that is no better than a baseline in a score of a direction."""
-    behind: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-    names = set()
-    for (direction, metric), of_systems in means.items():
-        rivals = {name: of_systems[name] for name in (INPUT, MAP) if name in of_systems}
-        for system, score in of_systems.items():
-            if score.higher_is_better is None or system in rivals:
-                continue
-            names.add(short_metric_name(metric))
-            for name, rival in rivals.items():
-                if not score.is_better_than(rival):
-                    behind[direction, name, system].append(short_metric_name(metric))
-    systems: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-    for (direction, name, system), lost in behind.items():
-        where = "any score" if len(lost) == len(names) else join_words(lost)
-        systems[direction, name, where].append(system)
-    for (direction, name, where), own in systems.items():
-        verb = "is" if len(own) == 1 else "are"
-        yield f"{direction}: {join_words(own)} {verb} not better than {name} in {where}"
+def _beside_baselines(system: str, table: pd.DataFrame, means: Means) -> Results:
+    """The scores of a system beside the baselines, with verdicts, as those of a run."""
+    results = Results()
+    lines = table[table.system.isin([system, INPUT, MAP])].sort_values("image", kind="stable")
+    lines = lines.assign(system=lines.system.replace(system, MODEL))
+    for direction, own in lines.groupby("direction", sort=False):
+        about = {
+            metric: of_systems[system].without_value()
+            for (place, metric), of_systems in means.items()
+            if place == direction
+        }
+        add_scores(results, own, about)
+    add_tests(results)
+    return results

@@ -308,14 +308,10 @@ def in_hounsfield(domain: str, records: Sequence[Record], mappings: Sequence[Any
     is_ct = usual_contrast(domain) in ("ct", "cbct") or words & KINDS_OF_CT
     if not is_ct or any(is_image(r.path) and not is_volume(r.path) for r in records if r.path):
         return False
-    return all(each.name == "window" for each in mappings) or _black_is_air(mappings)
-
-
-def _black_is_air(mappings: Sequence[Any]) -> bool:
-    blacks = [
-        float(mapping.inverse(torch.tensor([[[mapping.range[0]]]]))) for mapping in mappings[:16]
-    ]
-    return max(blacks, default=0.0) < HOUNSFIELD_BLACK
+    if all(each.name == "window" for each in mappings):
+        return True
+    blacks = [float(each.inverse(torch.tensor([[[each.range[0]]]]))) for each in mappings[:16]]
+    return max(blacks) < HOUNSFIELD_BLACK
 
 
 def of_all_scans(mapping: IntensityMapping) -> IntensityMapping:

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+from torch import Tensor
 
+from gantk.data.dataset import Data
 from gantk.data.preparation import Record
 from gantk.data.spread import spread_over_owners
 from gantk.files import expect_inside, make_folder, whole_folder, write_file
@@ -47,96 +48,90 @@ def _keep_direction(
     direction: str, one: Tested, scores: Mapping[str, Score], folder: Path
 ) -> Iterator[StoredImage]:
     """Write a direction's images to `folder`; yields their entries of the index."""
+    images = {"input": one.inputs, "output": one.made}
     places = [*range(len(one.pairs))]
-    median = None
+    medians: dict[int, int] = {}
     if one.references:
-        ranks = _ranks_of(one, scores)
-        ordered = ranks["rank"].dropna().sort_values(kind="stable").index
-        # of an even number of images the lower one; none where no image has a score
-        median = ordered[(len(ordered) - 1) // 2] if len(ordered) else None
-        places = _images_to_keep(ranks, median, IMAGES_OF_WORST[one.made.ndim - 2])
+        images["truth"] = one.references.images
+        places, medians = _images_to_keep(one, scores)
     for number, place in enumerate(places):
         stem = f"{direction}-{number}"
         source = one.pairs[place][OTHER[one.to]]
         truth = one.pairs[place].get(one.to)
-        kinds = ("input", "output", "truth") if truth else ("input", "output")
-        image = StoredImage(
+        units = []
+        for kind, of_kind in images.items():
+            letter = OTHER[one.to] if kind == "input" else one.to
+            record = source if kind == "input" else truth
+            units.append(
+                _write(one.data, of_kind[place], letter, record, folder / f"{stem}-{kind}")
+            )
+        yield StoredImage(
             patient=(truth or source).subject or source.key,
             stem=stem,
             input=str(source.path or source.key),
             truth=str(truth.path or truth.key) if truth else "",
             image=source.key,
-            units=[_write(one, place, kind, folder / f"{stem}-{kind}") for kind in kinds],
+            units=units,
+            median_of=medians.get(place),
         )
-        if place == median:
-            image.median_of = len(ordered)
-        yield image
 
 
-def _ranks_of(tested: Tested, scores: Mapping[str, Score]) -> pd.DataFrame:
-    """The test images by number: their patients and their first score, higher for better ones."""
+def _images_to_keep(
+    tested: Tested, scores: Mapping[str, Score]
+) -> tuple[list[int], dict[int, int]]:
+    """The numbers of the worst image of the worst patients, of middle ones of patients spread by name,
+    and of the median image, all by the first score; the median's with the number of scored images.
+
+    The middle ones do not depend on scores, so that several runs on one split show the same images.
+    """
+    count = IMAGES_OF_WORST[tested.made.ndim - 2]
     model = tested.lines[tested.lines.system == MODEL]
     first = model.metric.iloc[0]
     lines = model[model.metric == first].reset_index(drop=True)
     sign = -1 if scores[first].higher_is_better is False else 1
-    rank = (sign * lines.value).replace([np.inf, -np.inf], np.nan)
-    return pd.DataFrame({"patient": owners(lines), "rank": rank})
-
-
-def _images_to_keep(ranked: pd.DataFrame, median: int | None, count: int) -> list[int]:
-    """The worst image of the worst patients, middle ones of patients spread by name, and the median
-    image.
-
-    The middle ones do not depend on scores, so that several runs on one split show the same images.
-    """
-    by_patient = ranked.fillna({"rank": -np.inf}).groupby("patient", sort=False)["rank"]
+    rank = (sign * lines.value).replace([np.inf, -np.inf], np.nan)  # higher for better ones
+    ordered = [*rank.dropna().sort_values(kind="stable").index]
+    # of an even number of images the lower one; none where no image has a score
+    medians = {place: len(ordered) for place in ordered[(len(ordered) - 1) // 2 :][:1]}
+    patients = owners(lines)
+    by_patient = rank.fillna(-np.inf).groupby(patients, sort=False)
     worst = by_patient.mean().sort_values(kind="stable").index[:count]
-    kept = [
-        *by_patient.idxmin()[worst],
-        *spread_over_owners(ranked.index, ranked.patient, count),
-    ]
-    if median is not None:
-        kept.append(median)
-    return [int(place) for place in dict.fromkeys(kept)]
+    middle = spread_over_owners(rank.index, [*patients], count)
+    kept = dict.fromkeys([*by_patient.idxmin()[worst], *middle, *medians])
+    return [int(place) for place in kept], medians
 
 
-def _write(tested: Tested, place: int, kind: str, stem: Path) -> str:
-    """Write an image in file intensities (of several contrasts the first, of colours their mean), a
-    colour picture of 8 bits as PNG; returns their unit.
+def _write(data: Data, pixels: Tensor, letter: str, record: Record | None, stem: Path) -> str:
+    """Write an image (C, *size) in file intensities (of several contrasts the first, of colours their
+    mean), a colour picture of 8 bits as PNG; returns their unit.
     """
-    letter = OTHER[tested.to] if kind == "input" else tested.to
-    images = {"input": tested.inputs, "output": tested.made}
-    if tested.references:
-        images["truth"] = tested.references.images
-
-    record = tested.pairs[place].get(letter)
     intensity = None
     if record is None:  # no truth: as results are mapped back, to files as those trained on
-        record = next(each for each in tested.data.training if each.domain == letter)
-        intensity = of_all_scans(tested.data.intensity[letter])
-    units = units_of(tested.data, [record], letter, intensity)
-    native = images[kind][place].float().cpu()
+        record = next(each for each in data.training if each.domain == letter)
+        intensity = of_all_scans(data.intensity[letter])
+    units = units_of(data, [record], letter, intensity)
+    native = pixels.float().cpu()
     unit = ""  # only network intensities are known
     if units is not None:
         native = units.native(native[None])[0]
         unit = "file's" if units.name == "native" else units.name
-    if len(tested.data.contrasts[letter]) > 1:
+    if len(data.contrasts[letter]) > 1:
         native = native[:1]
     elif not _is_colour_picture(record):
         native = native.mean(0, keepdim=True)
 
-    pixels = np.nan_to_num(native.numpy().astype(np.float32))
-    if len(pixels) > 1:
-        picture = Image(pixels.clip(0, 255), dtype=np.dtype(np.uint8))
+    found = np.nan_to_num(native.numpy().astype(np.float32))
+    if len(found) > 1:
+        picture = Image(found.clip(0, 255), dtype=np.dtype(np.uint8))
         Picture().write(stem.with_suffix(".png"), picture)
         return unit
     affine = None
-    if pixels.ndim == 4:
-        spacing = tested.data.table.spacing or ()
+    if found.ndim == 4:
+        spacing = data.table.spacing or ()
         depth, row, column = (*[1.0] * (3 - len(spacing)), *spacing)
         affine = UPRIGHT @ np.diag([column, row, depth, 1.0])
 
-    Nifti().write(stem.with_suffix(".nii.gz"), Image(pixels, affine))
+    Nifti().write(stem.with_suffix(".nii.gz"), Image(found, affine))
     return unit
 
 
