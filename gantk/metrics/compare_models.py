@@ -47,8 +47,9 @@ from gantk.metrics.compare_folders import (
     score_files,
 )
 from gantk.metrics.comparing import Comparison, SystemTest, add_tests, compare_systems
+from gantk.metrics.judging import pair_verdict
 from gantk.metrics.names import BASELINES, FOREGROUND, join_words, name_systems, short_metric_name
-from gantk.metrics.pair_scores import add_scores, foreground
+from gantk.metrics.pair_scores import foreground
 from gantk.metrics.references import GRAY_VALUES, in_hounsfield
 from gantk.metrics.rows import result_sentence, result_tone
 from gantk.metrics.samples import alarm_of_contrast
@@ -58,10 +59,18 @@ from gantk.prepare.grid import resample_onto
 from gantk.progress import track
 from gantk.runs.folder import FOLD, recipe_without
 from gantk.runs.models import is_among, trained_on
-from gantk.runs.results import NO_VALUE, Results, Score, SplitSummary, number_text
+from gantk.runs.results import (
+    NO_VALUE,
+    Results,
+    Score,
+    ScoresByDirection,
+    SplitSummary,
+    number_text,
+)
 from gantk.terminal import TextTable
 
-Means = dict[tuple[str, str], dict[str, Score]]  # by direction and metric, then by system
+Means = dict[str, ScoresByDirection]  # by system
+Units = dict[tuple[str, str], str]  # by direction and metric
 # by direction, then patient and image, of some: the middle plane (C, H, W) of TRUTH and of each system
 Pictures = dict[str, dict[tuple[str, str], dict[str, np.ndarray]]]
 ONE_SCALE = (
@@ -83,7 +92,7 @@ class ModelComparison(Comparison):
 
     scores: pd.DataFrame  # columns of `gantk.metrics.table`; `system` is the model
     left_out: dict[str, list[str]]  # model -> the patients that it was trained or validated on
-    means: Means
+    results: dict[str, Results]  # by model, as those of a run, with directions in words
     pictures: Pictures
 
     def dump(self) -> dict:
@@ -177,22 +186,27 @@ def compare_models(
     for system in systems:
         if misfits := misfit_sentence(system.checks):
             warnings.append(f"{system.name}: {misfits}")
-    about = {place: next(iter(of_systems.values())) for place, of_systems in means.items()}
-    higher = {metric: score.higher_is_better for (_, metric), score in about.items()}
-    units = {place: score.unit for place, score in about.items()}
+    higher = {}
+    units = {}
+    for direction, scores in means[INPUT].items():
+        for metric, score in scores.items():
+            higher[metric] = score.higher_is_better
+            units[direction, metric] = score.unit
     of_models = table[table.system.isin(system.name for system in systems)]
     compared = compare_systems(of_models, higher, units)
-    _say_tests(compared, means, say)
-    are_known = all(pair["a"].subject for pair in pairs)
-    for system in systems:
-        results = _beside_baselines(system.name, table, means)
-        results.split = SplitSummary(by="patient", unknown_patients=not are_known)
-        if result_tone(results) == "bad":
-            warnings.append(f"{system.name}: {result_sentence(results)}")
+    _say_tests(compared, means, units, say)
+    unknown = any(not pair["a"].subject for pair in pairs)
+    split = SplitSummary(by="patient", unknown_patients=unknown)
+    results = {
+        system.name: _beside_baselines(system.name, table, means, split) for system in systems
+    }
+    for name, of_system in results.items():
+        if result_tone(of_system) == "bad":
+            warnings.append(f"{name}: {result_sentence(of_system)}")
     for warning in warnings:
         say(with_label("warning", warning))
     left_out = {system.name: system.left_out for system in systems}
-    return ModelComparison(compared.sentences, compared.tests, table, left_out, means, pictures)
+    return ModelComparison(compared.sentences, compared.tests, table, left_out, results, pictures)
 
 
 def _paths_of(model: str) -> list[str]:
@@ -327,8 +341,7 @@ def _score_systems(
                     made, line, parts, first.runtime.device, title, unit, regions
                 )
                 tables.append(_mean_of_models(lines).assign(system=name))
-                for metric, score in of_system.items():
-                    means[title, metric][name] = score
+                means[name][title] = of_system
                 for file in made:
                     if (own := of_direction.get((file.patient, file.name))) is not None:
                         output, truth = (each.middle_plane for each in file.read())
@@ -353,37 +366,44 @@ def _mean_of_models(lines: pd.DataFrame) -> pd.DataFrame:
     return lines.groupby(TEXTS, sort=False, as_index=False).agg(how)
 
 
-def _say_tests(compared: Comparison, means: Means, say: Say) -> None:
-    """Say who leads, and a table of all scores with their tests."""
+def _say_tests(compared: Comparison, means: Means, units: Units, say: Say) -> None:
+    """Say who leads, a table of all scores with their tests, and where another system is best in the
+    foreground than in the whole image.
+    """
     say(with_label("scale", ONE_SCALE))
     for sentence in compared.sentences:
         say(with_label("result", sentence))
     rows = []
+    best = {}
     above = ""
-    for (direction, metric), of_systems in means.items():
-        title = "" if direction == above else direction
-        above = direction
-        scores = of_systems.values()
-        unit = next(iter(scores)).unit
-        name = ", ".join(filter(None, (short_metric_name(metric), unit)))
-        values = [number_text(score.value, score.decimals) for score in scores]
-        best = _best(of_systems)
+    for (direction, metric), unit in units.items():
+        of_systems = {name: scores[direction][metric] for name, scores in means.items()}
+        best[direction, metric] = leader = _best(of_systems)
         by = p = NO_VALUE
         tests = [
             test
             for test in map(SystemTest.leader_first, compared.tests)
-            if test.place == (direction, metric) and test.one == best
+            if test.place == (direction, metric) and test.one == leader
         ]
         if tests:  # else it is a baseline, or nothing can be tested
             test = min(tests, key=attrgetter("gain"))
             gain = Score(value=test.gain, ci95=test.ci95, unit=unit)
             by = f"{number_text(gain.value, gain.decimals)} {gain.interval()}".rstrip()
             p = f"{test.corrected_p:.2g}"
-        rows.append((title, name, *values, best, by, p))
-    systems = next(iter(means.values()))
-    say(TextTable(("direction", "score", *systems, *OF_TESTS), rows))
-    for note in _of_air(means):
-        say(with_label("note", note))
+        title = "" if direction == above else direction
+        above = direction
+        name = ", ".join(filter(None, (short_metric_name(metric), unit)))
+        values = [number_text(score.value, score.decimals) for score in of_systems.values()]
+        rows.append((title, name, *values, leader, by, p))
+    say(TextTable(("direction", "score", *means, *OF_TESTS), rows))
+    for (direction, metric), whole in best.items():
+        inside = best.get((direction, metric + FOREGROUND), NO_VALUE)
+        if NO_VALUE not in (whole, inside) and whole != inside:
+            note = (
+                f"{direction}: by {short_metric_name(metric)} {whole} is best in the whole image, where"
+                f" air counts too, {inside} in the foreground"
+            )
+            say(with_label("note", note))
 
 
 def _whole_pairs(records: Sequence[Record]) -> list[Pair]:
@@ -482,29 +502,16 @@ def _best(of_systems: Mapping[str, Score]) -> str:
     return NO_VALUE
 
 
-def _of_air(means: Means) -> Iterator[str]:
-    """Yield a note where another system is best in the foreground than in the whole image."""
-    for (direction, metric), of_systems in means.items():
-        best = _best(of_systems)
-        inside = _best(means.get((direction, metric + FOREGROUND), {}))
-        if NO_VALUE not in (best, inside) and best != inside:
-            yield (
-                f"{direction}: by {short_metric_name(metric)} {best} is best in the whole image, where air"
-                f" counts too, {inside} in the foreground"
-            )
-
-
-def _beside_baselines(system: str, table: pd.DataFrame, means: Means) -> Results:
+def _beside_baselines(
+    system: str, table: pd.DataFrame, means: Means, split: SplitSummary
+) -> Results:
     """The scores of a system beside the baselines, with verdicts, as those of a run."""
-    results = Results()
-    lines = table[table.system.isin([system, INPUT, MAP])].sort_values("image", kind="stable")
+    baselines = {name: means[name] for name in (INPUT, MAP) if name in means}
+    results = Results(metrics=means[system], baselines=baselines, split=split)
+    lines = table[table.system.isin([system, *baselines])].sort_values("image", kind="stable")
     lines = lines.assign(system=lines.system.replace(system, MODEL))
     for direction, own in lines.groupby("direction", sort=False):
-        about = {
-            metric: of_systems[system].without_value()
-            for (place, metric), of_systems in means.items()
-            if place == direction
-        }
-        add_scores(results, own, about)
+        higher = {name: score.higher_is_better for name, score in means[system][direction].items()}
+        results.verdict[direction] = {**pair_verdict(own, higher)}
     add_tests(results)
     return results

@@ -39,7 +39,7 @@ from gantk.report.pictures import (
     sample_blocks,
 )
 from gantk.report.run_record import Curves, RunRecord
-from gantk.report.scores import grids, run_summary, verdict_tests
+from gantk.report.scores import grids, summarise_systems, verdict_tests
 from gantk.report.summary import (
     score_tables,
     summarise,
@@ -195,7 +195,7 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> Mapping[str, object
         "needed": needed_words(),
         "how_kept": how_kept(run),
         "tables": score_tables(run),
-        "grids": [*grids(run_summary(run))],
+        "grids": [*grids(summarise_systems({"model": run.results}))],
         "files": [*files_sentences(run.results)],
         "steps": steps,
         "blocks": blocks,

@@ -7,8 +7,7 @@ Its columns: `direction` in words, `section` (a region, or what the metric names
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
@@ -16,30 +15,29 @@ from gantk.metrics.comparing import SystemTest
 from gantk.metrics.names import baseline_words, split_region
 from gantk.plugin.loader import registry
 from gantk.report.run_record import RunRecord
-from gantk.report.words import ARROW, metric_name
+from gantk.report.words import ARROW, direction_name, metric_name
 from gantk.runs.results import Results, Score
-
-if TYPE_CHECKING:
-    from gantk.metrics.compare_models import ModelComparison
 
 COLUMNS = ["direction", "section", "system", "metric", "score"]
 ROW = ["direction", "section", "rival"]
 BRACKETS = "mean over patients [95 % interval], or patients [lowest, highest] of fewer than six"
 
 
-def summarise_systems(systems: Mapping[str, tuple[RunRecord, Results]]) -> pd.DataFrame:
-    """The summary of systems by name, each with a run that names its directions, and of their
-    baselines: each once, with the scores in the first system that has it.
+def summarise_systems(systems: Mapping[str, Results]) -> pd.DataFrame:
+    """The summary of systems by name and of their baselines: each once, with the scores in the first
+    system that has it.
     """
     lines = [
-        (run.label(key), system, rival, metric, score)
-        for system, (run, results) in systems.items()
+        (direction_name(key, results.domains), system, rival, metric, score)
+        for system, results in systems.items()
         for key, scores in results.metrics.items()
         for rival in ("", *results.baselines)
         for metric, score in (results.baseline(rival, key) if rival else scores).items()
         if metric in scores
     ]
-    table = _summary(lines, ["direction", "system", "rival", "metric", "score"])
+    columns = ["direction", "system", "rival", "metric", "score"]
+    table = pd.DataFrame(lines, columns=columns, dtype=object)
+    table["section"] = table.metric.map(_section)
     table["text"] = [score.text() for score in table.score]
 
     of_models = table[table.rival == ""]
@@ -50,26 +48,6 @@ def summarise_systems(systems: Mapping[str, tuple[RunRecord, Results]]) -> pd.Da
         name = baseline_words(rival) + (f", as in {first}" if differs else "")
         rows.append(own[own.system == first].assign(system=name))
     return pd.concat(rows, ignore_index=True)[COLUMNS]
-
-
-def model_summary(found: ModelComparison) -> pd.DataFrame:
-    """The summary of models on the same scans."""
-    lines = [
-        (direction.replace(" -> ", ARROW), metric, system, score)
-        for (direction, metric), of_systems in found.means.items()
-        for system, score in of_systems.items()
-    ]
-    return _summary(lines, ["direction", "metric", "system", "score"])
-
-
-def _summary(lines: Sequence[tuple], columns: list[str]) -> pd.DataFrame:
-    table = pd.DataFrame(lines, columns=columns, dtype=object)
-    return table.assign(section=table.metric.map(_section))
-
-
-def run_summary(run: RunRecord) -> pd.DataFrame:
-    """All scores of the model and of all baselines."""
-    return summarise_systems({"model": (run, run.results)})
 
 
 def grids(summary: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:

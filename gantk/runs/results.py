@@ -143,12 +143,6 @@ class Score(Table):
             return False
         return (self.value > other.value) == self.higher_is_better and self.value != other.value
 
-    def without_value(self) -> Score:
-        """What is known of it without images: its unit, its definition and which way is better."""
-        return Score(
-            unit=self.unit, definition=self.definition, higher_is_better=self.higher_is_better
-        )
-
     def times(self, sign: int) -> Score:
         """A difference seen from the other side where `sign` is -1."""
         value = None if self.value is None else sign * self.value

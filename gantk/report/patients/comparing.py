@@ -48,8 +48,6 @@ from gantk.report.patients.systems import System, systems_of
 from gantk.report.run_record import RunRecord
 from gantk.report.scores import (
     grids,
-    model_summary,
-    run_summary,
     summarise_systems,
     summary_csv,
     summary_latex,
@@ -116,7 +114,7 @@ def write_report(
         if figures is not None:
             (record,) = named.values()
             images = {found.label: found.cases for found in shown_patients(record)}
-            summary = run_summary(record)
+            summary = summarise_systems({"model": record.results})
             of_runs = _about_runs(named, [*named], "")
             _write_figures(figures, [*named], summary, images, of_runs, rows, overwrite, say)
         return write_one(runs[0])
@@ -142,7 +140,7 @@ def write_report(
         if system.folders != [system.name]:
             say(with_label("runs", f"{system.name}: {', '.join(system.folders)}"))
 
-    summary = summarise_systems({one.name: (one.runs[0], one.results) for one in systems})
+    summary = summarise_systems({one.name: one.results for one in systems})
     common = _common_images(systems)
     if figures is not None:
         names = [system.name for system in systems]
@@ -214,12 +212,7 @@ def write_model_figures(
     for direction, of_images in found.pictures.items():
         label = direction.replace(" -> ", ARROW)
         titles = titles_of(label, outputs)
-        units = {
-            score.unit
-            for (place, _), scores in found.means.items()
-            if place == direction
-            for score in scores.values()
-        }
+        units = {score.unit for score in found.results[models[0]].metrics[direction].values()}
         unit = "HU" if "HU" in units else "file's"
         images[label] = [
             ShownImage(
@@ -235,7 +228,7 @@ def write_model_figures(
         ]
     choice = "the first by name, each by the middle of its images."
     about = AboutFigures(labels, choice, SCALE_OF_MODELS)
-    summary = model_summary(found)
+    summary = summarise_systems(found.results)
     _write_figures(folder, models, summary, images, about, MAX_SHOWN_IMAGES, overwrite, say)
 
 

@@ -15,9 +15,10 @@ from gantk.metrics.rows import result_sentence, result_tone
 from gantk.metrics.table import MODEL
 from gantk.report.run_record import RunRecord
 from gantk.runs.folder import FOLD, recipe_without
-from gantk.runs.results import Results, ScoresByMetric, StoredImage
+from gantk.runs.results import Results, Score, ScoresByMetric, StoredImage
 
 SEED = "train.seed"
+ABOUT = {"definition", "unit", "higher_is_better"}  # keys that runs of one recipe have alike
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class System:
         """What all runs say alike of a score: its definition, unit and which way is better."""
         about = [
             {
-                metric: score.without_value()
+                metric: Score(**score.model_dump(include=ABOUT))
                 for metric, score in run.results.metrics.get(direction, {}).items()
             }
             for run in self.runs
