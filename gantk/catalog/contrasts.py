@@ -397,3 +397,8 @@ def exclude(one: str | None, other: str | None) -> bool:
         return False
     both = {one, other}
     return "mr" not in both or not both.isdisjoint({"ct", "pet"})
+
+
+def contradict(stated: str | None, meant: str | None) -> bool:
+    """As `exclude`, of what an image states; an image with a contrast agent may be meant by T1."""
+    return exclude(stated, meant) and {stated, meant} != {"t1", "t1ce"}

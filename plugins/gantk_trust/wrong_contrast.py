@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from gantk.catalog.contrasts import (
-    CONTRASTS,
-    contrast_in,
+    USUAL_WORDS,
+    contradict,
     names_with_contrast,
     times_contradict,
     times_in_words,
@@ -72,23 +72,10 @@ def names_another(names: Sequence[str], meant: str) -> str:
     MR fits any of MR's contrasts, and T1 with a contrast agent fits T1.
     """
     for name in names:
-        contrasts = set()
-        rest = name
-        while (match := contrast_in(rest))[0]:
-            contrasts.add(CONTRASTS[match[0]])
-            rest = match[1]
-
-        if contrasts:
-            if meant in contrasts or any(_may_be(each, meant) for each in contrasts):
-                return ""
-            return min(contrasts)
-
+        said = {each.lower() for each in USUAL_WORDS.said(name)}
+        if said:
+            return min(said) if all(contradict(each, meant) for each in said) else ""
     return ""
-
-
-def _may_be(said: str, meant: str) -> bool:
-    apart = "mr" not in (said, meant) and {said, meant} != {"t1", "t1ce"}
-    return said == meant or not (apart or {"ct", "pet"} & {said, meant})
 
 
 def _share_of_range(image: np.ndarray, values: Any) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 
 from gantk.catalog.contrasts import (
     CONTRASTS,
+    contradict,
     one_word,
     says_agent,
     times_contradict,
@@ -178,11 +179,7 @@ def header_contradicts(item: Inspected, study: Study | None = None) -> bool:
     """Whether a header states another contrast than the domain's, or times that are not its."""
     meant = CONTRASTS.get(one_word(item.domains[0]), "") if len(item.domains) == 1 else ""
     stated = CONTRASTS.get(item.header_says, item.header_says)
-    if not meant:
-        return False
-    if stated and stated != meant and {meant, stated} != {"t1", "t1ce"}:
-        return meant not in ("mr", "ct", "pet") or stated in ("ct", "pet")
-    return times_contradict(item.facts, meant)
+    return contradict(stated, meant) or times_contradict(item.facts, meant)
 
 
 # kind of a fault of a single image -> whether an image has it, and a sentence
