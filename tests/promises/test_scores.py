@@ -23,7 +23,6 @@ SETS = [
     "fid",
     "prdc",
     "diversity",
-    {"name": "diversity", "distance": "l1"},
     {"name": "prdc", "k": 3},
 ]
 PATIENT = r"(\d+)"  # in a file's name

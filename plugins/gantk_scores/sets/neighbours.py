@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gantk.errors import UserError
 from gantk.metrics.intervals import left_out_interval
 from gantk.metrics.sets import ImageGroup, InFeatures, require_images
 from gantk.plugin.spec import Count
@@ -43,15 +42,6 @@ class Prdc(InFeatures):
 
     kind = "prdc"
     higher_is_better = True
-
-    def __post_init__(self) -> None:
-        if self.k < 1:
-            raise UserError(
-                f"k = {self.k} is not a valid number of neighbours",
-                where="evaluate.metrics",
-                allowed="1 or more",
-            )
-        super().__post_init__()
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
         """Precision, recall, density and coverage; their names end in the suffix of the
