@@ -46,8 +46,10 @@ class SFRC(PairMetric):
         images = [planes(each).split(RESTS) for each in (output, reference)]
         flagged = []
         for made, real in zip(*images, strict=True):
-            rings = ring_correlation(made, real, PATCH, FLOOR * self.data_range)
-            flagged.append((crossing(rings, THRESHOLD) < FREQUENCY * PATCH).float())
+            first, second = ring_correlation(made, real, FLOOR * self.data_range).unbind(-1)
+            # of the curve between two rings, the least up to FREQUENCY is at an end
+            lowest = torch.minimum(first, first.lerp(second, FREQUENCY * PATCH - 1))
+            flagged.append((lowest < THRESHOLD).float())
         counted = torch.cat(flagged)
         shape = (len(output), 1, -1)
         if mask is not None:  # where the middle of a patch is
@@ -63,26 +65,26 @@ def planes(images: Tensor) -> Tensor:
     return images if images.ndim == 4 else images.movedim(2, 1).flatten(0, 1)
 
 
-def ring_correlation(one: Tensor, other: Tensor, patch: int, floor: float) -> Tensor:
-    """Fourier ring correlation of all patches (every 4 pixels) of images (N, C, H, W); (N, rows,
-    columns, rings).
+def ring_correlation(one: Tensor, other: Tensor, floor: float) -> Tensor:
+    """Fourier ring correlation of all patches (every 4 pixels) of images (N, C, H, W) at the rings 1
+    and 2, between which FREQUENCY is; (N, rows, columns, 2).
 
     Channels are pooled. `floor` is the standard deviation of a noise that counts as common to both.
     """
-    hann = torch.hann_window(patch, periodic=False, device=one.device)
+    hann = torch.hann_window(PATCH, periodic=False, device=one.device)
     window = hann[:, None] * hann
 
     def spectra(images: Tensor) -> Tensor:
-        patches = images.unfold(2, patch, STRIDE_PIXELS).unfold(3, patch, STRIDE_PIXELS)
+        patches = images.unfold(2, PATCH, STRIDE_PIXELS).unfold(3, PATCH, STRIDE_PIXELS)
         centred = patches - patches.mean((-1, -2), keepdim=True)
         return torch.fft.rfft2(centred * window)
 
-    rows = torch.fft.fftfreq(patch) * patch
-    columns = torch.fft.rfftfreq(patch) * patch
+    rows = torch.fft.fftfreq(PATCH) * PATCH
+    columns = torch.fft.rfftfreq(PATCH) * PATCH
     radius = (rows[:, None].square() + columns.square()).sqrt().round()
     # rfft2 computes only half of the plane
-    twice = torch.where((columns == 0) | (columns * 2 == patch), 1.0, 2.0)
-    in_ring = radius == torch.arange(1, patch // 2 + 1)[:, None, None]
+    twice = torch.where(columns == 0, 1.0, 2.0)
+    in_ring = radius == torch.tensor([1, 2])[:, None, None]
     rings = (in_ring * twice).to(one.device)
     noise = floor**2 * window.square().sum() * rings.sum((1, 2)) * one.shape[1]
 
@@ -95,17 +97,3 @@ def ring_correlation(one: Tensor, other: Tensor, patch: int, floor: float) -> Te
     product = over_rings(a.abs().square()) * over_rings(b.abs().square())
     correlation = common / product.sqrt().clamp_min(1e-20)
     return torch.where(product > 0, correlation, 1.0)
-
-
-def crossing(rings: Tensor, threshold: float) -> Tensor:
-    """The ring (interpolated) where curves (..., R) over rings 1 to R first fall below a threshold;
-    R + 1: nowhere.
-    """
-    # ring 0 is the mean, which was subtracted
-    curve = torch.cat([torch.ones_like(rings[..., :1]), rings], -1)
-    below = curve < threshold
-    first = below.float().argmax(-1, keepdim=True).clamp_min(1)
-    high = curve.gather(-1, first - 1)
-    low = curve.gather(-1, first)
-    at = first - 1 + (high - threshold) / (high - low).clamp_min(1e-6)
-    return torch.where(below.any(-1), at[..., 0], float(rings.shape[-1] + 1))
