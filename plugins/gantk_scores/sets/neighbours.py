@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial.distance import cdist
 
 from gantk.metrics.intervals import left_out_interval
 from gantk.metrics.sets import ImageGroup, InFeatures, require_images
@@ -79,11 +80,8 @@ def shares_of(real: np.ndarray, fake: np.ndarray, k: int):
     """A function that returns the four shares, (4,), of the vectors (n, d) selected by bools (R,)
     and (F,).
     """
-    middle = real.mean(0)  # centred, because distances between vectors far from 0 lose digits
-    real = real - middle
-    fake = fake - middle
-    between = squared_distances(real, fake)
-    inside = [squared_distances(x, x) for x in (real, fake)]
+    between = cdist(real, fake)
+    inside = [cdist(x, x) for x in (real, fake)]
     for away in inside:
         np.fill_diagonal(away, np.inf)  # a vector is not its own neighbour
 
@@ -98,16 +96,6 @@ def shares_of(real: np.ndarray, fake: np.ndarray, k: int):
         return np.array([(held > 0).mean(), recall, held.mean() / k, coverage])
 
     return shares
-
-
-def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """|x - y|^2 of all pairs (n, m); exactly 0 where the rest is rounding, so that copies have
-    distance 0.
-    """
-    sizes = np.square(x).sum(1)[:, None] + np.square(y).sum(1)
-    found = sizes - 2 * (x @ y.T)
-    found[found < 1e-12 * sizes] = 0
-    return found
 
 
 def expected_coverage(real: int, fake: int, k: int) -> float:
