@@ -40,7 +40,7 @@ class References:
     foreground: Tensor | None = None  # not air (N, 1, *size)
     units: Any = None  # the intensities of the files, see gantk.metrics.references.Units
     above: str = ""  # the share(s) of the range above which pixels are `foreground`
-    names: Sequence[str] | None = None  # of the inputs; numbers where they have none
+    names: Sequence[str] = ()  # of the inputs; numbers where they have none
 
 
 class PairScorer:
@@ -66,8 +66,12 @@ class PairScorer:
         self.batch = batch
         self.device = device
         self.suffixes = [suffix for region, suffix in SUFFIXES.items() if region in regions]
-        self._expect_regions()
         of_regions = [metric for metric in metrics if metric.in_mask]
+        lost = [each.name for each in metrics if not (self.suffixes and each in of_regions)]
+        if "" not in self.suffixes and (lost or not self.suffixes):
+            what = f"evaluate.regions leaves no region to score {', '.join(lost)} in"
+            allowed = [*SUFFIXES]
+            raise UserError(what, where="evaluate.regions", allowed=allowed, remedy='add "whole"')
         self.rows_of: dict[str, tuple[PairMetric, str]] = {}  # row -> its metric and region
         for suffix in self.suffixes:
             for metric in of_regions if suffix else metrics:
@@ -75,16 +79,6 @@ class PairScorer:
         self.contrast = LesionContrast(data_range, dims)
         if LESION in self.suffixes and of_regions:
             self.rows_of[self.contrast.name] = self.contrast, LESION
-
-    def _expect_regions(self) -> None:
-        """UserError where a metric has no region to be scored in."""
-        if "" in self.suffixes:
-            return
-        names = [each.name for each in self.metrics if not (self.suffixes and each.in_mask)]
-        if names or not self.suffixes:
-            what = f"evaluate.regions leaves no region to score {', '.join(names)} in"
-            allowed = [*SUFFIXES]
-            raise UserError(what, where="evaluate.regions", allowed=allowed, remedy='add "whole"')
 
     def about(self, above: str = "") -> ScoresByMetric:
         """What is known of each score before it has a value: unit, definition, and which way is
@@ -103,7 +97,7 @@ class PairScorer:
         self, output: Tensor, references: References, direction: str = "", system: str = MODEL
     ) -> pd.DataFrame:
         """The table of outputs (N, C, *size) in network intensities, see `gantk.metrics.table`."""
-        names = range(len(output)) if references.names is None else references.names
+        names = references.names or range(len(output))
         lines: dict[str, list[pd.DataFrame]] = {row: [] for row in self.rows_of}
         for first in track(range(0, len(output), self.batch), system, "batch"):
             part = slice(first, first + self.batch)

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from gantk.errors import UserError, count_noun
 from gantk.metrics.names import (
     AFTER_POSTS,
@@ -197,7 +199,7 @@ def _beside_real_images(results: Results, key: str) -> str:
     """`the model's T1 from noise has KID 0.37 (other real images: -0.03)`, and which scores are not
     better than noise.
     """
-    rows = [row for row in of_returned_images(main_rows(results)) if row.key == key and row.tone]
+    rows = [row for row in returned_rows(results) if row.key == key and row.tone]
     found = [f"{row.name} {row.value} ({row.ceiling})" for row in rows if row.ceiling]
     found[0] = found[0].replace("(", "(other real images: ")
     lost = [row.name for row in rows if row.tone == "bad"]
@@ -239,17 +241,18 @@ def _judged_rows(results: Results) -> tuple[list[Row], list[Row]]:
     """
     first: dict[str, Row] = {}
     others = []
-    rows = [row for row in of_returned_images(main_rows(results)) if row.tone]
+    rows = [row for row in returned_rows(results) if row.tone]
     for row in sorted(rows, key=lambda row: TONES.index(row.tone)):
         if first.setdefault(row.key, row) is not row:
             others.append(row)
     return [*first.values()], others
 
 
-def of_returned_images(rows: list[Row]) -> list[Row]:
-    """Of a direction with post-steps the rows after them, as they are what the model returns, under the
-    direction's own name.
+def returned_rows(results: Results) -> list[Row]:
+    """The main rows of what the model returns: of a direction with post-steps those after them, under
+    the direction's own name.
     """
+    rows = main_rows(results)
     keys = {row.key for row in rows}
     kept = [row for row in rows if f"{row.key}_post" not in keys]
     for row in kept:
@@ -334,14 +337,10 @@ def unlike_inputs(results: Mapping[str, Results]) -> str:
     first, *_ = results.values()
     for key in first.metrics:
         metric = next(iter(first.baseline("identity", key)), "")
-        scores = {
-            name: each.baseline("identity", key).get(metric) for name, each in results.items()
-        }
-        values = [score.value for score in scores.values() if score and score.value is not None]
-        if 0 < len(values) == len(results) and max(values) - min(values) > MAX_SCALE_GAP * max(
-            map(abs, values)
-        ):
-            found = [f"{score.text()} in {name}" for name, score in scores.items() if score]
+        scores = [each.baseline("identity", key).get(metric, Score()) for each in results.values()]
+        values = np.array([score.value for score in scores], float)  # NaN where it is not known
+        if np.ptp(values) > MAX_SCALE_GAP * np.abs(values).max():
+            found = [f"{own.text()} in {name}" for name, own in zip(results, scores, strict=True)]
             return f"{short_metric_name(metric)} {', '.join(found)}"
     return ""
 

@@ -285,16 +285,14 @@ class Kid(InFeatures):
 def squared_mmd(
     real: np.ndarray,
     fake: np.ndarray,
-    real_patients: Sequence[str] = (),
-    fake_patients: Sequence[str] = (),
+    real_patients: Sequence[str],
+    fake_patients: Sequence[str],
 ) -> tuple[float, list[Any] | None]:
     """The unbiased squared MMD of two sets of vectors (n, d), without self-comparisons (Gretton et
     al., 2012, eq. 3).
 
-    Also returns its jackknife interval over patients; None if no patients are given.
+    Also returns its jackknife interval over patients.
     """
-    real_patients = real_patients or ["all"] * len(real)
-    fake_patients = fake_patients or ["all"] * len(fake)
     # (n, GROUPS): 1 where a vector is in a group
     r = np.eye(GROUPS)[group_numbers(real_patients)]
     f = np.eye(GROUPS)[group_numbers(fake_patients)]

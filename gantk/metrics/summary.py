@@ -23,11 +23,10 @@ from gantk.metrics.names import (
 from gantk.metrics.rows import (
     FROM_NOISE,
     list_scores,
-    main_rows,
-    of_returned_images,
     pairs_sentence,
     result_sentence,
     result_tone,
+    returned_rows,
 )
 from gantk.metrics.table import table_of
 from gantk.metrics.verdict import SHORT_WORDS, Tone
@@ -80,7 +79,7 @@ def summary_lines(results: Results, said: Collection[str] = ()) -> Iterator[str]
     if sentence:
         yield with_label("warning" if result_tone(results) == "bad" else "result", sentence)
 
-    rows = of_returned_images(main_rows(results))  # the report has all
+    rows = returned_rows(results)  # the report has all
     above = ""
     for row in rows:
         title = row.direction

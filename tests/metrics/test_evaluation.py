@@ -18,7 +18,7 @@ from gantk.method import Method
 from gantk.metrics.baselines import HistogramMatching, IntensityMap
 from gantk.metrics.names import metric_of_score
 from gantk.metrics.references import units_of
-from gantk.metrics.rows import main_rows, of_returned_images
+from gantk.metrics.rows import returned_rows
 from gantk.metrics.samples import alarms
 from gantk.metrics.summary import summary_lines
 from gantk.metrics.validation import Validation
@@ -405,7 +405,7 @@ def test_post_steps_are_scored_beside_the_networks_own_output(method, key, metri
 
     assert own["value"] != after["value"]
     assert f"{key}_post" in result["verdict"]
-    shown = {row.key for row in of_returned_images(main_rows(results))}
+    shown = {row.key for row in returned_rows(results)}
     assert f"{key}_post" in shown
     assert key not in shown
     for rows in result["baselines"].values():

@@ -82,7 +82,7 @@ def references_at(known: References, places: Sequence[int]) -> References:
     """The references of the images at these places."""
     foreground = None if known.foreground is None else known.foreground[places]
     patients = [known.patients[place] for place in places]
-    names = None if known.names is None else [known.names[place] for place in places]
+    names = [known.names[place] for place in places]
     return References(
         known.images[places], patients, foreground=foreground, above=known.above, names=names
     )
