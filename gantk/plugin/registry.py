@@ -5,11 +5,9 @@ distribution it is from.
 from __future__ import annotations
 
 import functools
-import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pkgutil import resolve_name
 from typing import Any
@@ -90,17 +88,13 @@ class Entry:
         fails.
         """
         try:
-            loaded = self._resolve()
+            loaded = resolve_name(self.target) if isinstance(self.target, str) else self.target
             if not callable(loaded) and not isinstance(loaded, Layout):
                 raise TypeError(f"it is of type {type(loaded).__name__}, not a class or a function")
 
             return loaded
         except Exception as error:
             raise self.refusal(f"cannot be loaded from '{self.target}'", error) from error
-
-    def _resolve(self) -> Any:
-        """The target, whatever it is; imported first if it is a string."""
-        return resolve_name(self.target) if isinstance(self.target, str) else self.target
 
     def refusal(self, what: str, error: Exception) -> UserError:
         """The error for a part that is not what its kind has to be: what is wrong, in which line,
@@ -116,17 +110,14 @@ class Entry:
         return UserError(what, where=where, remedy=remedy)
 
     def _place(self, error: Exception) -> str:
-        """The line of the package that raised an error, else of the part, as `file:line`; else the
-        file of the package, "" if unknown.
+        """The line of the package that raised an error, as `file:line`, else the file of the part;
+        "" if unknown.
         """
         target = self.target
-        module = target if isinstance(target, str) else getattr(target, "__module__", "")
-        package = re.split("[.:]", module)[0]
-        _, place = line_of(error, [package])
-        with suppress(Exception):  # it cannot be imported, or is not written in Python
-            target = inspect.unwrap(self._resolve())
-            place = place or f"{inspect.getfile(target)}:{inspect.getsourcelines(target)[1]}"
-        return place or getattr(sys.modules.get(package), "__file__", None) or ""
+        named = target if isinstance(target, str) else getattr(target, "__module__", "")
+        module = named.partition(":")[0]
+        _, place = line_of(error, [module.partition(".")[0]])
+        return place or getattr(sys.modules.get(module), "__file__", None) or ""
 
 
 NO_SUCH_PART = "no_such_part"  # `kind` of the error for an unknown name

@@ -274,17 +274,7 @@ def _bind(kind: str, value: Any, fitting: Callable[[], list[str]] | None = None)
     except Exception as error:
         raise entry.refusal("has an option whose type a recipe cannot hold", error) from error
 
-    try:
-        return Part(kind, entry.name, target, dict(check(model, options, f"'{name}'")))
-    except UserError as error:
-        field = None
-        if len(error.path) == 1 and error.path[0] not in options:
-            field = model.model_fields.get(error.path[0])
-        if field is None or field.is_required() or kind_of(field.metadata):
-            raise
-        raise entry.refusal(
-            f"has an option '{error.path[0]}' whose default does not match its type", error
-        ) from error
+    return Part(kind, entry.name, target, dict(check(model, options, f"'{name}'")))
 
 
 def bind(kind: str, value: Any) -> Part:

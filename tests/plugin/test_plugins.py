@@ -126,11 +126,6 @@ def test_a_broken_plugin_is_reported_and_its_siblings_load(add_plugin, source, w
             "has an option whose type a recipe cannot hold: NameError",
         ),
         ("loss", "def X(*, name: str = 'x'): pass", "an option cannot have the name 'name'"),
-        (
-            "loss",
-            "def X(*, width: int = 'x'): pass",
-            "has an option 'width' whose default does not match its type",
-        ),
     ],
 )
 def test_an_authors_mistake_is_one_error_that_names_the_package(kind, code, words, add_plugin):
