@@ -422,23 +422,11 @@ def files_of(
     """name -> (path, distribution) of the `wanted` files, by default TOML, in packages: (package,
     distribution).
 
-    The first package with a name wins. A package that cannot be read is listed among the broken
-    plugins.
+    The first package with a name wins.
     """
     paths: dict[str, tuple[Path, str]] = {}
     for package, owner in packages:
-        try:
-            files = [Path(str(file)) for file in importlib.resources.files(package).iterdir()]
-        except Exception as error:  # importing a third party's package may raise anything
-            from gantk.plugin.faults import fault_of
-            from gantk.terminal import warn
-
-            name = f"{package} of {owner}"
-            why = f"its files cannot be read: {fault_of(error, package)}"
-            if name not in registry().broken:
-                warn(f"the package '{package}' of {owner} is left out: {why}")
-            registry().broken[name] = why
-            continue
+        files = [Path(str(file)) for file in importlib.resources.files(package).iterdir()]
         for path in sorted(filter(wanted, files)):
             paths.setdefault(path.name.removesuffix(".toml"), (path, owner))
 
