@@ -65,7 +65,7 @@ def save_all(folder: Path) -> None:
         for domain, name, volume in volumes(domains, names, skull=root == "scans"):
             (folder / root / domain).mkdir(parents=True, exist_ok=True)
             shown = (volume + 100) / 400 if domain == "CT" else volume / 1000
-            for k, plane in enumerate((255 * shown.clip(0, 1)).astype(np.uint8)[4:12]):
+            for k, plane in enumerate((255 * shown.clip(0, 1)).astype(np.uint8)[3:13]):
                 Image.fromarray(plane).save(folder / root / domain / f"{name}_{k:03d}.png")
 
     for number, (domain, name, volume) in enumerate(volumes(("T1", "T2"), ["p01", "p02", "p03"])):
