@@ -284,7 +284,6 @@ def _mapped_input(model: Model, pairs: Sequence[Pair], to: str, _: Frame) -> Tra
     """
     is_one = len({_patient(pair) for pair in pairs}) == 1
     owners = [pair["a"].key if is_one else _patient(pair) for pair in pairs]
-
     scaled = partial(_on_training_scale, to=to, model=model)
 
     @cache

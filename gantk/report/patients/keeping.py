@@ -61,10 +61,9 @@ def _keep_direction(
         units = []
         for kind, of_kind in images.items():
             letter = OTHER[one.to] if kind == "input" else one.to
-            record = source if kind == "input" else truth
-            units.append(
-                _write(one.data, of_kind[place], letter, record, folder / f"{stem}-{kind}")
-            )
+            record = one.pairs[place].get(letter)
+            path = folder / f"{stem}-{kind}"
+            units.append(_write(one.data, of_kind[place], letter, record, path))
         yield StoredImage(
             patient=(truth or source).subject or source.key,
             stem=stem,
