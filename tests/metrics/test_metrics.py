@@ -333,10 +333,3 @@ def test_regression_beats_identity_and_intensity_map(regression_limit):
     assert found < regression_limit < error(lambda x: x, test)
     with torch.inference_mode():  # the same seed gives the same bits whatever surrounds it
         assert error(Regression(iter(train), **SETTINGS), test) == found
-
-
-def test_what_cannot_be_learned_from_is_refused():
-    odd = [(torch.zeros(1, 16, 18), torch.zeros(1, 16, 18))]
-    for some, word in (([], "registered training pairs"), (pairs(1) + odd, "one size")):
-        with pytest.raises(UserError, match=word):
-            Regression(some, **SETTINGS)

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from gantk.errors import UserError
 from gantk.machine.runtime import Runtime
 from gantk.plugin.spec import Count, Seed
 from gantk_scores.tasks.small_networks import BATCH, SmallUNet, mirror_randomly, train_network
@@ -44,13 +43,6 @@ class Regression:
         self.high = float(high)
         self.runtime = runtime
         pairs = [(source.detach().float(), target.detach().float()) for source, target in pairs]
-        sizes = sorted({tuple(image.shape[1:]) for pair in pairs for image in pair})
-        if len(sizes) != 1:
-            what = (
-                f"the regression baseline cannot use {len(pairs)} registered training pairs of the"
-                f" sizes {sizes}"
-            )
-            raise UserError(what, where="evaluate.regression", allowed="pairs of one size")
 
         def loss(network: nn.Module, generator: torch.Generator) -> Tensor:
             chosen = torch.randint(len(pairs), (BATCH[dims],), generator=generator).tolist()
@@ -65,8 +57,9 @@ class Regression:
                 return errors.sum() / known.sum().clamp_min(1)
 
         channels = [image.shape[0] for image in pairs[0]]
+        size = tuple(pairs[0][0].shape[1:])
         self.network = train_network(
-            lambda: runtime.place(SmallUNet(*channels, dims, sizes[0]), dims), loss, steps, seed
+            lambda: runtime.place(SmallUNet(*channels, dims, size), dims), loss, steps, seed
         )
 
     @torch.no_grad()
