@@ -496,7 +496,9 @@ def sample(run, no_post, **options) -> None:
     help="Metrics, separated by commas: psnr,ssim,mae. Default: the recipe's.",
 )
 @click.option(
-    "--figures", metavar="DIR", help="Also write figures and tables of RUN and OTHER for a paper."
+    "--figures",
+    metavar="DIR",
+    help="Also write figures and tables of models on --data for a paper.",
 )
 @json_option("Write the result as JSON too")
 @device_option
@@ -535,13 +537,13 @@ def evaluate(
         )
     if data and not run:
         raise click.UsageError("--data needs a RUN")
-    if figures and not others:
-        raise click.UsageError("--figures needs OTHER; of a run: `gantk report RUN --figures DIR`")
+    if figures and not data:
+        raise click.UsageError("--figures needs --data; of a run: `gantk report RUN --figures DIR`")
 
     names = split_names(metrics)
     options["say"] = line_printer(json_file)
     found: dict
-    if run and not others:
+    if run and not (others or figures):
         found = api.evaluate(run, metrics=names, data=data, **options)
     else:
         from gantk.metrics.compare_folders import PAIR_METRICS, compare

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from gantk.data.dataset import layouts_in_words, source_and_records
 from gantk.data.description import UNPAIRED_USES_HALF
+from gantk.data.intensity import AIR_SHARE
 from gantk.data.preparation import Pair, Record, patients_of
 from gantk.data.recipe_data import with_test_data, without_training
 from gantk.data.sources.pairing import complete_pairs
@@ -36,7 +37,6 @@ from gantk.inference.frame import Frame, TranslateOptions
 from gantk.inference.load import load_model
 from gantk.inference.model import Model
 from gantk.inference.notes import Checks, misfit_sentence
-from gantk.inference.scales import Scales
 from gantk.method import OTHER
 from gantk.metrics.baselines import MAX_BASELINE_IMAGES, IntensityMap
 from gantk.metrics.compare_folders import (
@@ -77,12 +77,20 @@ ONE_SCALE = (
     "of whole files, as gantk translate makes them; HU as they are, other gray values, whose scales"
     " differ between models, by one line for each model to the mean and spread of the true ones"
 )
+RELEASED_AGAIN = (
+    "who was in its training is told by names and files alone; public sets release patients again under"
+    " other names"
+)
 # baselines, which any model must beat: they are scored too
 INPUT = BASELINES["identity"][0]
 MAP = BASELINES["intensity_map"][0]
 TRUTH = "truth"  # the real images among the pictures of systems
 MAX_SHOWN_IMAGES = 4
 OF_TESTS = ("best", "ahead by", "p, corrected")
+OF_ONE_SCORE = (
+    "p is corrected for all {} tests, but for the first score of a direction; intervals are not"
+)
+WHITE = 99.9  # percentile of an image that is 1 on its own scale
 Translations = Iterator[tuple[Pair, Image]]  # of the source of each pair
 
 
@@ -147,8 +155,8 @@ def compare_models(
     }
     first = next(iter(loaded.values()))
     groups = _folds_together(loaded)
-    if first.run is None or len(groups) < 2:
-        allowed = "two models or more, of which the first is a run or a packed model; folds of one recipe are one"
+    if first.run is None:
+        allowed = "models of which the first is a run or a packed model"
         raise UserError("these models cannot be compared", where="RUN", allowed=allowed)
     table = without_training(with_test_data(first.run.recipe(), data, layout))
     source, records = source_and_records(table, type(first.method))
@@ -163,10 +171,11 @@ def compare_models(
         )
     if len({model.method.paired for model in loaded.values() if model.run}) > 1:
         say(with_label("note", UNPAIRED_USES_HALF))
+    names = name_systems(groups) if len(groups) > 1 else [*groups[0]][:1]
     hash_of = cache(sha256_of)  # several models may ask for one file
     systems = [
         ComparedModels(name, models, pairs, hash_of)
-        for name, models in zip(name_systems(groups), groups, strict=True)
+        for name, models in zip(names, groups, strict=True)
     ]
     for system in systems:
         system.tell(say)
@@ -201,8 +210,11 @@ def compare_models(
         system.name: _beside_baselines(system.name, table, means, split) for system in systems
     }
     for name, of_system in results.items():
+        sentence = f"{name}: {result_sentence(of_system)}"
         if result_tone(of_system) == "bad":
-            warnings.append(f"{name}: {result_sentence(of_system)}")
+            warnings.append(sentence)
+        elif len(systems) == 1:
+            say(with_label("result", sentence))
     for warning in warnings:
         say(with_label("warning", warning))
     left_out = {system.name: system.left_out for system in systems}
@@ -239,6 +251,8 @@ class ComparedModels:
             if len(self.models) > 1:
                 text += f", {len(self.models)} runs of one recipe, each for the patients that it has not seen"
             say(with_label("model", text))
+        if any(model.packed for model in self.models):
+            say(with_label("note", f"{self.name}: {RELEASED_AGAIN}"))
         if self.left_out:
             who = f"{count_noun(self.left_out, 'patient')} of training and validation"
             what = f"{who} of {self.name}, by names or files: {join_first(self.left_out)}"
@@ -278,13 +292,13 @@ def _unchanged_input(pairs: Sequence[Pair], to: str, _: Frame) -> Translations:
         yield pair, _on_grid(pair, OTHER[to], to)
 
 
-def _mapped_input(model: Model, pairs: Sequence[Pair], to: str, _: Frame) -> Translations:
-    """Yield the source of each pair by the best intensity map on the scale of a model's training images,
-    fitted to the pairs of other patients, or of one patient to other pairs.
+def _mapped_input(pairs: Sequence[Pair], to: str, _: Frame) -> Translations:
+    """Yield the source of each pair by the best intensity map of images on their own scales, fitted to
+    the pairs of other patients, or of one patient to other pairs.
     """
     is_one = len({_patient(pair) for pair in pairs}) == 1
     owners = [pair["a"].key if is_one else _patient(pair) for pair in pairs]
-    scaled = partial(_on_training_scale, to=to, model=model)
+    scaled = partial(_on_own_scale, to=to)
 
     @cache
     def fit_to_others(owner: str) -> IntensityMap:
@@ -318,7 +332,7 @@ def _score_systems(
         INPUT: _unchanged_input,
     }
     if len(pairs) > 1 and all(len(mapping.lines) == 1 for mapping in first.intensity.values()):
-        translators[MAP] = partial(_mapped_input, first)
+        translators[MAP] = _mapped_input
     pictures: Pictures = {}
     for to, frame in directions.items():
         title = f"{frame.source} -> {frame.target}"
@@ -333,7 +347,7 @@ def _score_systems(
                     path = Path(scratch) / f"{number}{'.nii' if image.dims == 3 else '.tif'}"
                     write(path, replace(image, dtype=None))
                     both = partial(_with_truth, path, pair[to])
-                    about = partial(_regions, pair, to, first)
+                    about = partial(_regions, pair, to)
                     made.append(FilePair(pair["a"].key, _patient(pair), both, about))
                 line = fit_line(made, match=unit != "HU" or is_baseline)
                 lines, of_system, warning = score_files(
@@ -395,6 +409,8 @@ def _say_tests(compared: Comparison, means: Means, units: Units, say: Say) -> No
         values = [number_text(score.value, score.decimals) for score in of_systems.values()]
         rows.append((title, name, *values, leader, by, p))
     say(TextTable(("direction", "score", *means, *OF_TESTS), rows))
+    if any(test.ci95 for test in compared.tests):
+        say(with_label("note", OF_ONE_SCORE.format(len(compared.tests))))
     for (direction, metric), whole in best.items():
         inside = best.get((direction, metric + FOREGROUND), NO_VALUE)
         if NO_VALUE not in (whole, inside) and whole != inside:
@@ -465,24 +481,22 @@ def _on_grid(pair: Pair, letter: str, to: str) -> Image:
     return replace(image, pixels=in_channels(image.pixels, real.channels))
 
 
-def _on_training_scale(pair: Pair, letter: str, to: str, model: Model) -> Tensor:
-    """An image (C, *spatial) of a pair, on the grid of the one of domain `to`, as a model's training
-    images are mapped.
+def _on_own_scale(pair: Pair, letter: str, to: str) -> Tensor:
+    """An image (C, *spatial) of a pair, on the grid of the one of domain `to`: 0 is its darkest value
+    and 1 its WHITE percentile, whichever models are compared.
     """
     pixels = _on_grid(pair, letter, to).pixels
-    mapping = model.intensity[letter]
-    own = Scales(model.frames[to], mapping, mapping).own_scale(pixels)
-    return torch.from_numpy(own.forward(pixels))
+    black = np.nanmin(pixels)
+    white = np.nanpercentile(pixels, WHITE)
+    return torch.from_numpy((pixels - black) / max(white - black, np.finfo(np.float32).tiny))
 
 
-def _regions(pair: Pair, to: str, model: Model) -> dict[str, Any]:
-    """Foreground (1, 1, *spatial) by the intensities of a model's training, and lesions, if there is a
-    mask, on the grid of the truth.
-    """
+def _regions(pair: Pair, to: str) -> dict[str, Any]:
+    """Foreground (1, 1, *spatial), and lesions, if there is a mask, on the grid of the truth."""
     seen = [
-        (_on_training_scale(pair, letter, to, model)[None], mapping.tissue)
-        for letter, mapping in model.intensity.items()
-        if len(mapping.lines) == 1  # an image of one contrast
+        (_on_own_scale(pair, letter, to)[None], [AIR_SHARE])
+        for letter, record in pair.items()
+        if not record.others  # an image of one contrast
     ]
     found = {"foreground": foreground(*seen)} if seen else {}
     record = pair[to] if pair[to].mask else pair[OTHER[to]]

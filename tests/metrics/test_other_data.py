@@ -249,8 +249,9 @@ def test_folds_of_one_recipe_are_compared_as_one_model(run, tmp_path, capsys):
     assert np.mean(psnr_of(of_tested.scores.to_dict("records"), folds)) == pytest.approx(
         expected, abs=0.01
     )
-    with pytest.raises(gantk.UserError, match="cannot be compared"):
-        gantk.compare_models(models[:2], data, say=lambda line: None)
+    alone = gantk.compare_models(models[:2], data, metrics=["psnr"], say=lambda line: None)
+    assert [*alone.results] == [str(models[0])], "folds alone are beside the baselines"
+    assert not alone.tests
 
 
 def scans_of(data, patients, folder):
@@ -285,7 +286,7 @@ def test_models_are_compared_on_one_scale(run, packed, tmp_path, gantk):
     assert [test["n"] for test in found["tests"]] == 12 * [6]  # whole and foreground
     assert [test["gain"] for test in found["tests"]] == pytest.approx(12 * [0.0], abs=1e-3)
     assert "need --data" in gantk("eval", run, packed).refused()
-    assert "needs OTHER" in gantk("eval", run, "--figures", figures).refused()
+    assert "needs --data" in gantk("eval", run, "--figures", figures).refused()
     for direction in ("T1_to_T2", "T2_to_T1"):
         with PIL.Image.open(figures / f"{direction}.png") as figure:
             assert figure.width == round(180 / 25.4 * 300)

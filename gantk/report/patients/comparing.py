@@ -206,7 +206,7 @@ def write_model_figures(
 ) -> None:
     """Write scores and figures of models that were compared on scans, as `write_report` does of runs."""
     models = [*found.left_out]
-    labels = number_names({name for shown in found.pictures.values() for name, _ in shown})
+    labels = number_names({*found.scores.patient})
     outputs = {f"output {name}": name for name in models}
     images: dict[str, list[ShownImage]] = {}
     for direction, of_images in found.pictures.items():
@@ -226,7 +226,7 @@ def write_model_figures(
             )
             for (patient, _), shown in of_images.items()
         ]
-    choice = "the first by name, each by the middle of its images."
+    choice = "spread by name, each by the middle of its images."
     about = AboutFigures(labels, choice, SCALE_OF_MODELS)
     summary = summarise_systems(found.results)
     _write_figures(folder, models, summary, images, about, MAX_SHOWN_IMAGES, overwrite, say)
