@@ -489,7 +489,9 @@ def python() -> str:
     said = [(ROOT / "docs/python.intro").read_text("utf-8")]
     said += ["## Modules for plugins", module_table(PUBLIC_MODULES)]
     of_plugins: dict[str, list[str]] = {}
-    for _, entry in sorted(registry().functions.items()):
+    for (kind, _), entry in sorted(registry().entries.items()):
+        if kind != "function":
+            continue
         module, _, function = entry.target.partition(":")
         of_plugins.setdefault(module, []).append(function)
     public = gantk._PUBLIC | of_plugins

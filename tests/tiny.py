@@ -60,7 +60,11 @@ def parts_with_options() -> list[Entry]:
     """Every registered part whose options a recipe can say, by kind and name: all but layouts, which
     are lines of text.
     """
-    return [entry for key, entry in sorted(registry().entries.items()) if key[0] != "layout"]
+    return [
+        entry
+        for key, entry in sorted(registry().entries.items())
+        if key[0] not in ("layout", "function")
+    ]
 
 
 @dataclass
