@@ -164,6 +164,6 @@ def test_a_second_offer_of_a_bundled_name_is_named_and_left_out(tmp_path):
 
     assert shown.code == 0
     assert "method cyclegan  from gantk" in shown.out
-    assert "gantk-taking is left out" in shown.err
+    assert "gantk-taking 0.0.1 is switched off" in shown.err
     assert "dualgan" in listed.out
     assert "cyclegan" in listed.out
