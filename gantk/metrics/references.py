@@ -84,7 +84,12 @@ class RealImages:
 
     def scored_images(self, records: Sequence[Record]) -> Tensor:
         """Images as they are shown and scored, without neighbouring slices: (N, C, *size)."""
-        return self.data.centre(self.network_inputs(records)).contiguous()
+        return torch.stack(
+            [
+                self.data.centre(self.data.image(record)[None])[0]  # neighbours of one at a time
+                for record in track(records, "reading")
+            ]
+        )
 
     def noise(self, letter: str, count: int) -> Tensor:
         """Noise images: each pixel is drawn independently, with its mean and deviation over the
