@@ -187,14 +187,16 @@ def _misfit_of_stack(information: np.ndarray, others: np.ndarray) -> str:
     This finds 11 of 12 stacks that are a slice off and 110 of 120 in random order; the upper end of a
     95 % interval of the share alone would find 5 and 29.
     """
+    known = information.diagonal() > NO_INFORMATION  # a blank slice would pull the parabola
+    information, others = (each[np.ix_(known, known)] for each in (information, others))
     own = information.diagonal()
+    wins = (information < own[:, None])[others]
+    if not len(wins) or wins.mean() >= MIN_LIKENESS_OF_PATIENT:
+        return ""
     after, before = (np.log(information.diagonal(by)).mean() for by in (1, -1))
     curvature = np.log(own[1:] * own[:-1]).mean() - after - before
-    wins = (information < own[:, None])[others]
     is_centred = abs(after - before) <= 2 * MAX_OFFSET * curvature
-    if is_centred or not len(wins) or wins.mean() >= MIN_LIKENESS_OF_PATIENT:
-        return ""
-    return f"{wins.mean():.0%} of {len(wins)}"
+    return "" if is_centred else f"{wins.mean():.0%} of {len(wins)}"
 
 
 def _read_pairs(stacks: Sequence[Sequence[Pair]]) -> np.ndarray:
