@@ -17,7 +17,8 @@ from gantk.inference.frame import Frame
 from gantk.inference.scales import Scales, value_range
 
 MIN_LEVELS = 64  # least span of whole numbers for a domain whose files held fractions
-SLACK = 0.05  # of the range of values, by which a file may cut the lowest ones, and of all values
+SLACK = 0.05  # of the range of values, by which a file may cut the lowest ones
+MAX_CLIPPED_SHARE = 0.05  # of the values of all results, above which it is a warning
 
 
 class ResultFormat:
@@ -63,7 +64,7 @@ class ResultFormat:
             return ""
         share = np.mean(self.clipped)
         return (
-            f"{'warning' if share > SLACK else 'clipped'}  {100 * share:.2g} % of the values are"
+            f"{'warning' if share > MAX_CLIPPED_SHARE else 'clipped'}  {100 * share:.2g} % of the values are"
             f" clipped to white, in {np.count_nonzero(self.clipped)} of"
             f" {count_noun(self.clipped, 'image')} (--format tif keeps them)"
         )

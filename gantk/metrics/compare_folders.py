@@ -196,8 +196,8 @@ def score_files(
     regions: Sequence[str] = WHOLE,
 ) -> tuple[pd.DataFrame, ScoresByMetric, str]:
     """Score predictions, as `scale` maps them, over the range of the truth: a line for each image and
-    metric, the scores of all, and the warning of the range or regions. `unit`, `regions`: as of `FileScorer`.
-    UserError where no metric can be computed.
+    metric, the scores of all, and the warning of the range or regions. `unit`, `regions`: as of
+    `FileScorer`. UserError where no metric can be computed.
     """
     gray = gray_range(pair.read()[1] for pair in pairs)
     scorer = FileScorer(gray, parts, device, unit, regions)

@@ -330,9 +330,9 @@ def list_scores(scores: Mapping[str, Score]) -> str:
 
 
 def unlike_inputs(results: Mapping[str, Results]) -> str:
-    """`PSNR 16.28 dB in pix2pix, 17.02 dB in cyclegan`: the first score of the unchanged input in runs that were
-    tested on the same images, where it differs by more than MAX_SCALE_GAP, so that scores are of other
-    gray scales; else "".
+    """`PSNR 16.28 dB in pix2pix, 17.02 dB in cyclegan`: the first score of the unchanged input in runs
+    that were tested on the same images, where it differs by more than MAX_SCALE_GAP, so that scores are
+    of other gray scales; else "".
     """
     first, *_ = results.values()
     for key in first.metrics:

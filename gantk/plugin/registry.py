@@ -214,7 +214,9 @@ class Registry:
         return [entry for (each, _), entry in sorted(self.entries.items()) if each == kind]
 
     def get(self, kind: str, name: str, fitting: Callable[[], list[str]] | None = None) -> Entry:
-        """The entry of that name; UserError with the nearest spelling, and plugins that failed. `fitting`: which names may be advised, if not all of the kind."""
+        """The entry of that name; UserError with the nearest spelling, and plugins that failed.
+        `fitting`: which names may be advised, if not all of the kind.
+        """
         if (kind, name) not in self.entries:
             name = EARLIER_NAMES.get((kind, name), name)
         if (kind, name) in self.entries:

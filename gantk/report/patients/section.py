@@ -173,8 +173,8 @@ def _direction(
 
 
 def pictures(record: RunRecord, stored: StoredImage) -> Pictures:
-    """Kind, as they are shown, -> the pixels (C, H, W) of a stored image, of a volume its middle plane; {} unless all are
-    there.
+    """Kind, as they are shown, -> the pixels (C, H, W) of a stored image, of a volume its middle plane;
+    {} unless all are there.
 
     Files outside the run folder and damaged files are left out; the latter are named in the
     record's problems.

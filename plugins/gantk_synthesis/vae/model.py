@@ -89,7 +89,7 @@ class VAE(Method):
         With a discriminator: Larsen et al. 2016, algorithm 1; its gradient does not reach the
         encoder.
         """
-        image = self._clipped(batch)
+        image = self._image_in_range(batch)
         mean, log_variance = self.encode(image)
         count = len(image)
         parts = [self.code]
@@ -127,7 +127,7 @@ class VAE(Method):
         """The discriminator's loss of real images, reconstructions and samples (Larsen et al. 2016,
         equation 8).
         """
-        image = self._clipped(batch)
+        image = self._image_in_range(batch)
         judge = self.discriminator
         return self.real_fake_losses("image", judge, self.adversarial, image, batch["fake"])
 
@@ -173,6 +173,6 @@ class VAE(Method):
 
         return images
 
-    def _clipped(self, batch: Batch) -> Tensor:
+    def _image_in_range(self, batch: Batch) -> Tensor:
         """Images, clipped to the range of a decoder that ends in tanh."""
         return batch["image"].clamp(*self.geometry.range)

@@ -21,12 +21,12 @@ class SPADEGAN(Method):
     one map (Park et al. 2019).
 
     Every norm of the generator is scaled and shifted at each position by convolutions of the map
-    (equation 1), so that instance norms do not remove the map. (The paper has batch norms.) Discriminators at several scales take map and
-    image as channels, and their features of real and generated images are compared too. In training
-    an encoder finds an image's style z; at inference z is drawn from N(0, I). The generator gets z
-    as constant planes next to the map. (The paper makes the first feature map from z, which
-    instance norm would remove.) `grain` and `l1` are additions; the paper uses VGG features instead
-    of `l1`.
+    (equation 1), so that instance norms do not remove the map. (The paper has batch norms.)
+    Discriminators at several scales take map and image as channels, and their features of real and
+    generated images are compared too. In training an encoder finds an image's style z; at inference
+    z is drawn from N(0, I). The generator gets z as constant planes next to the map. (The paper
+    makes the first feature map from z, which instance norm would remove.) `grain` and `l1` are
+    additions; the paper uses VGG features instead of `l1`.
     """
 
     paired = True

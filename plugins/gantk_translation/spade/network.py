@@ -19,8 +19,8 @@ class SPADE(nn.Module):
     """Spatially-adaptive normalisation: gamma(m) * (h - mean) / deviation + beta(m) (Park et al.
     2019, equation 1).
 
-    Mean and deviation of each channel are over each image; gamma and beta are convolutions of the planes m, (N, planes, *size), resized to the
-    size of h.
+    Mean and deviation of each channel are over each image; gamma and beta are convolutions of the
+    planes m, (N, planes, *size), resized to the size of h.
     """
 
     def __init__(self, dims: int, channels: int, planes: int, hidden: int):
