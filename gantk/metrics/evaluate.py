@@ -183,9 +183,8 @@ class Scorer:
         key = direction_to(to)
         pairs = self.data.pairs("test")
         sources = [pair[OTHER[to]] for pair in pairs] or self.reals.records("test", OTHER[to])
-        if sources and not pairs:
-            self._translate_some(sources, to, translators)
         if not pairs and not (sources and self.set_metrics):
+            self._translate_some(sources, to, translators)
             return
 
         written = self._write_translations(results, sources, pairs, to, translators)
@@ -215,6 +214,9 @@ class Scorer:
                 results.alarms[key] = ". ".join(filter(None, alarms))
         else:
             real = self.reals.test_images(to)
+        if not pairs:
+            places = self._shown_places(sources)
+            self._show(to, [sources[n] for n in places], shown[places], made[key][places])
         results.values[key] = self._value_distributions(key, real, made)
         if self.set_metrics:
             group = self.reals.group(shown, sources)
@@ -222,16 +224,24 @@ class Scorer:
             self._score_sets(results, key, to, made, baselines, about)
 
     def _translate_some(self, sources: Sequence[Record], to: str, translators: Translators) -> None:
-        """Add some images without truth to `self.unpaired`, chosen without scores."""
-        owners = [source.subject or source.key for source in sources]
-        chosen = spread_over_owners(sources, owners, UNPAIRED_IMAGES[self.dims])
-        written = translators()[""](chosen, None, to)
+        """Translate the images that are shown, where none are scored."""
+        chosen = [sources[n] for n in self._shown_places(sources)]
+        written = translators()[""](chosen, None, to) if chosen else None
         if written:  # rank 0
-            shown = self.reals.scored_images(chosen)
-            inputs = [{OTHER[to]: source} for source in chosen]
-            self.unpaired[direction_to(to)] = Tested(
-                self.data, inputs, to, shown, written.images, None, pd.DataFrame()
-            )
+            self._show(to, chosen, self.reals.scored_images(chosen), written.images)
+
+    def _shown_places(self, sources: Sequence[Record]) -> list[int]:
+        """Which images without truth are shown, chosen without scores."""
+        owners = [source.subject or source.key for source in sources]
+        places = range(len(sources))
+        return spread_over_owners(places, owners, UNPAIRED_IMAGES[self.dims]) if owners else []
+
+    def _show(self, to: str, sources: Sequence[Record], inputs: Tensor, made: Tensor) -> None:
+        """Add images without truth to `self.unpaired`."""
+        records = [{OTHER[to]: source} for source in sources]
+        self.unpaired[direction_to(to)] = Tested(
+            self.data, records, to, inputs, made, None, pd.DataFrame()
+        )
 
     def _write_translations(
         self,
