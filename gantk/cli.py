@@ -550,17 +550,22 @@ def evaluate(
 
         options["metrics"] = names or PAIR_METRICS
         if run:
-            from gantk.metrics.compare_models import compare_models
-
-            comparison = compare_models([run, *others], data, **options)
-            if figures:
-                from gantk.report.patients.comparing import write_model_figures
-
-                write_model_figures(comparison, figures, overwrite=overwrite, say=options["say"])
-            found = comparison.dump()
+            found = _compare_models([run, *others], data, figures, overwrite, options)
         else:
             found = compare(pred, truth, **files, **options)
     write_json(json_file, found, overwrite)
+
+
+def _compare_models(models, data, figures, overwrite, options) -> dict:
+    """Compare models on scans, and write figures of them to the folder `figures`, if any."""
+    from gantk.metrics.compare_models import compare_models
+
+    comparison = compare_models(models, data, **options)
+    if figures:
+        from gantk.report.patients.comparing import write_model_figures
+
+        write_model_figures(comparison, figures, overwrite=overwrite, say=options["say"])
+    return comparison.dump()
 
 
 # ---- images

@@ -259,9 +259,8 @@ def _of_other_contrast(
     stated = meant and names_with_contrast(image.facts, image.path, meant)
     has_agent = image.facts.get("agent") or says_agent(*(stated or ()))
     if _has_look(frame, contrast):
-        # what takes up an agent may be as bright as in any contrast
-        is_open = has_agent or (stated and is_doubted) or says_agent(frame.source, frame.target)
-        others = None if is_open else frame.values.get("target", {}).get("looks")
+        is_open = has_agent or (stated and is_doubted)
+        others = None if is_open else _looks_of_other(frame)
         yield from _unlike_in_look(image, frame, others, bool(meant and not stated))
     is_named = image.path is not None and not image.is_array and not contrast
     if is_named and meant and not stated and not _why_not_recorded(frame, contrast):
@@ -269,6 +268,15 @@ def _of_other_contrast(
     if meant == "t1" and has_agent:
         said = "contrast agent: header or name say one"
         yield f"{said}; the {frame.source} of the training may show none", False
+
+
+def _looks_of_other(frame: Frame) -> Sequence | None:
+    """The looks of the other domain; None where one of them shows an agent, as what takes it up may be
+    as bright as in any contrast.
+    """
+    if says_agent(frame.source, frame.target):
+        return None
+    return frame.values.get("target", {}).get("looks")
 
 
 def _outside_of_training(image: Image, frame: Frame) -> Iterator[Finding]:

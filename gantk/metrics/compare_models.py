@@ -192,9 +192,6 @@ def compare_models(
     table, means, pictures, warnings = _score_systems(
         systems, _shared_directions(loaded), pairs, parts
     )
-    for system in systems:
-        if misfits := misfit_sentence(system.checks):
-            warnings.append(f"{system.name}: {misfits}")
     higher = {}
     units = {}
     for direction, scores in means[INPUT].items():
@@ -209,14 +206,10 @@ def compare_models(
     results = {
         system.name: _beside_baselines(system.name, table, means, split) for system in systems
     }
-    for name, of_system in results.items():
-        sentence = f"{name}: {result_sentence(of_system)}"
-        if result_tone(of_system) == "bad":
-            warnings.append(sentence)
-        elif len(systems) == 1:
-            say(with_label("result", sentence))
-    for warning in warnings:
-        say(with_label("warning", warning))
+    for system in systems:
+        if misfits := misfit_sentence(system.checks):
+            warnings.append(f"{system.name}: {misfits}")
+    _say_results(results, warnings, say)
     left_out = {system.name: system.left_out for system in systems}
     return ModelComparison(compared.sentences, compared.tests, table, left_out, results, pictures)
 
@@ -342,13 +335,7 @@ def _score_systems(
         for name, translate in translators.items():
             is_baseline = name in (INPUT, MAP)
             with TemporaryDirectory() as scratch:
-                made = []
-                for number, (pair, image) in enumerate(translate(pairs, to, frame)):
-                    path = Path(scratch) / f"{number}{'.nii' if image.dims == 3 else '.tif'}"
-                    write(path, replace(image, dtype=None))
-                    both = partial(_with_truth, path, pair[to])
-                    about = partial(_regions, pair, to)
-                    made.append(FilePair(pair["a"].key, _patient(pair), both, about))
+                made = _write_translations(translate(pairs, to, frame), to, Path(scratch))
                 line = fit_line(made, match=unit != "HU" or is_baseline)
                 lines, of_system, warning = score_files(
                     made, line, parts, first.runtime.device, title, unit, regions
@@ -362,6 +349,18 @@ def _score_systems(
             alarm = "" if is_baseline else _alarm_of_contrast(of_direction.values(), name)
             warnings += [f"{title}, {name}: {alarm}"] * bool(alarm) + [warning] * bool(warning)
     return pd.concat(tables, ignore_index=True), means, pictures, [*dict.fromkeys(warnings)]
+
+
+def _write_translations(translations: Translations, to: str, folder: Path) -> list[FilePair]:
+    """Write translations to domain `to`, each on the grid of its truth, as files of floats."""
+    made = []
+    for number, (pair, image) in enumerate(translations):
+        path = folder / f"{number}{'.nii' if image.dims == 3 else '.tif'}"
+        write(path, replace(image, dtype=None))
+        both = partial(_with_truth, path, pair[to])
+        about = partial(_regions, pair, to)
+        made.append(FilePair(pair["a"].key, _patient(pair), both, about))
+    return made
 
 
 def _alarm_of_contrast(shown: Collection[Mapping[str, np.ndarray]], system: str) -> str:
@@ -419,6 +418,19 @@ def _say_tests(compared: Comparison, means: Means, units: Units, say: Say) -> No
                 f" air counts too, {inside} in the foreground"
             )
             say(with_label("note", note))
+
+
+def _say_results(results: Mapping[str, Results], warnings: Sequence[str], say: Say) -> None:
+    """Say the warnings, and of each model whether it is behind a baseline, of a single one its result."""
+    behind = []
+    for name, of_system in results.items():
+        sentence = f"{name}: {result_sentence(of_system)}"
+        if result_tone(of_system) == "bad":
+            behind.append(sentence)
+        elif len(results) == 1:
+            say(with_label("result", sentence))
+    for warning in [*warnings, *behind]:
+        say(with_label("warning", warning))
 
 
 def _whole_pairs(records: Sequence[Record]) -> list[Pair]:

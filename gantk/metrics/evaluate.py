@@ -210,8 +210,8 @@ class Scorer:
             lines = score_pairs(results, key, self.pairs, made, baselines, references)
             self.tested[key] = Tested(self.data, pairs, to, shown, made[key], references, lines)
             alarms = alarm_of_regions(references), alarm_of_contrast(made[key], real)
-            if any(alarms):
-                results.alarms[key] = ". ".join(filter(None, alarms))
+            if said := ". ".join(filter(None, alarms)):
+                results.alarms[key] = said
         else:
             real = self.reals.test_images(to)
         if not pairs:

@@ -360,10 +360,10 @@ def _tested_on(results: Results, unseen: bool) -> str:
     images = _counts([[each.images for each in scores] for scores in directions], "test image")
     if not patients_are_known(results):
         return f"On {images} whose patients are not known,"
-    noun = "unseen patient" if unseen else "patient"
-    whose = _counts([[each.n for each in scores] for scores in directions], noun)
+    patients = [[each.n for each in scores] for scores in directions]
     if unseen:
-        return f"On {whose},"
+        return f"On {_counts(patients, 'unseen patient')},"
+    whose = _counts(patients, "patient")
     warning = " (see the warning)" if split.consequences else ""
     return f"On {images} of {whose}{warning},"
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -22,6 +22,7 @@ from gantk.metrics.names import (
 )
 from gantk.metrics.rows import (
     FROM_NOISE,
+    Row,
     list_scores,
     pairs_sentence,
     result_sentence,
@@ -79,7 +80,16 @@ def summary_lines(results: Results, said: Collection[str] = ()) -> Iterator[str]
     if sentence:
         yield with_label("warning" if result_tone(results) == "bad" else "result", sentence)
 
-    rows = returned_rows(results)  # the report has all
+    yield from _table(returned_rows(results))  # the report has all
+    needs_pairs = pairs_sentence(results)
+    if needs_pairs:
+        yield with_label("note", needs_pairs)
+
+    yield from _remarks(results)
+
+
+def _table(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield a table of scores, which baselines stand in it, and what scores by features are."""
     above = ""
     for row in rows:
         title = row.direction
@@ -101,12 +111,6 @@ def summary_lines(results: Results, said: Collection[str] = ()) -> Iterator[str]
     of_features = {row.name: row for row in rows if row.plain_name.endswith(FEATURES)}
     for name, row in of_features.items():
         yield with_label("note", f"{name}: {row.plain_name}. {row.explanation}")
-
-    needs_pairs = pairs_sentence(results)
-    if needs_pairs:
-        yield with_label("note", needs_pairs)
-
-    yield from _remarks(results)
 
 
 def with_label(label: str, text: str) -> str:
