@@ -113,7 +113,7 @@ def _grid(seen: Scans) -> Lines:
 def _intensity(seen: Scans) -> tuple[dict[str, Any], str]:
     """The intensity mapping of each domain."""
     usual: dict[str, Any] = {"name": "percentile", "high": 99.9}
-    if seen.volumes:
+    if seen.are_whole:
         usual |= {"low": 5.0, "per": "volume"}
 
     mappings = []
@@ -125,7 +125,7 @@ def _intensity(seen: Scans) -> tuple[dict[str, Any], str]:
         mappings.append(mapping)
         if why:
             whys.append(why)
-        elif seen.volumes:
+        elif seen.are_whole:
             range_ratios.append(width_ratio(files))
 
     if range_ratios:

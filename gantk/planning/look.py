@@ -143,9 +143,20 @@ class Scans:
         """Whether the background of the scans, which are no pictures, has one value, as after
         skull-stripping.
         """
-        of_headers = [file.get("spacing") for file in self.files]
-        are_scans = self.volumes or (of_headers and all(of_headers))
-        return bool(are_scans) and min(each.empty for each in self.pixels) > MIN_EMPTY
+        return self._are_scans and min(each.empty for each in self.pixels) > MIN_EMPTY
+
+    @property
+    def are_whole(self) -> bool:
+        """Whether each file is a whole scan, with a gray scale of its own: a volume, or the only
+        slice of its patient and contrast.
+        """
+        scans = {(record.domain, record.subject) for record in self.records if record.subject}
+        return bool(self.volumes) or (self._are_scans and len(scans) == len(self.records))
+
+    @property
+    def _are_scans(self) -> bool:
+        """Whether the files are scans, and no pictures."""
+        return bool(self.volumes) or all(file.get("spacing") for file in self.files)
 
     @property
     def is_stripped(self) -> bool | None:

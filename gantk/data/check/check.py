@@ -28,7 +28,7 @@ from gantk.data.sources.pairing import (
     too_many_alone,
     without_partner,
 )
-from gantk.data.sources.source import source_for
+from gantk.data.sources.source import file_sources, source_for
 from gantk.data.split import few_test_patients
 from gantk.data.split.near_duplicates import place_fingerprint, sample_indices
 from gantk.data.spread import spread
@@ -468,7 +468,6 @@ def _summary_of_use(found: Examination, usage: Study) -> dict[str, str]:
     said = f"{len(pairs)} {known}; {measured} measured" if pairs else "none found"
     if not pairs and on_other_grids(usage.records):
         said = "none found on one grid: use --set data.source.onto=a"
-    masks = {file for record in usage.records for file in record.mask_files}
     layout = layouts_in_words(usage.source)
     has_volumes = any(record.scan_key for record in usage.records)  # else the layout says all
     lines = {
@@ -478,6 +477,19 @@ def _summary_of_use(found: Examination, usage: Study) -> dict[str, str]:
         "split": usage.split_description or "none",
         "held out": usage.splits.held_out,
         "too few": few_test_patients(usage.splits),
-        "masks": f"{count_noun(masks, 'file')} used as masks of lesions" if masks else "",
+        "masks": _masks_in_words(usage),
     }
     return {topic: line for topic, line in lines.items() if line}
+
+
+def _masks_in_words(usage: Study) -> str:
+    """How many files are masks of lesions, or how those that nobody named become so."""
+    masks = {file for record in usage.records for file in record.mask_files}
+    if masks:
+        return f"{count_noun(masks, 'file')} used as masks of lesions"
+    for source in file_sources(usage.source):
+        unused = [row.path.name for row in source.catalog.of_kind("mask")]
+        if unused and getattr(source, "mask", None) == "":
+            example = f"a word of their names, such as '{unused[0]}'"
+            return f"to score lesions, name them by --set data.source.mask=WORD, {example}"
+    return ""
