@@ -139,6 +139,12 @@ def split_region(score: str) -> tuple[str, str]:
     return score, ""
 
 
+def region_of(score: str) -> str:
+    """The region that a score is of; "" for the whole image."""
+    plain, region = split_region(score)
+    return "lesion" if plain == "lesion_contrast" else region
+
+
 def metric_of_score(score: str) -> tuple[Entry, str]:
     """The metric that computes a score of tables and of metrics.json, and what this score is beside the
     metric's own; UserError where no metric does.

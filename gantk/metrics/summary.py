@@ -124,12 +124,13 @@ def with_label(label: str, text: str) -> str:
 
 def _remarks(results: Results) -> Iterator[str]:
     """Warnings of scores, alarms, and the scores of real images."""
+    said: dict[tuple[str, str], list[str]] = defaultdict(list)  # label and text -> directions
     for key, scores in results.metrics.items():
         title = title_of(key, results.domains)
-        for label, remark in remarks(scores):
-            yield with_label(label, f"{title}: {remark}")
+        for labelled in remarks(scores):
+            said[labelled].append(title)
         if key in results.alarms:
-            yield with_label("warning", f"{title}: {results.alarms[key]}")
+            said["warning", results.alarms[key]].append(title)
 
         known = list_scores(results.baselines.get(CEILING, {}).get(key, {}))
         if known and key not in FROM_NOISE:  # whose sentence has them
@@ -141,7 +142,9 @@ def _remarks(results: Results) -> Iterator[str]:
             ends = "no model can be expected to do better"
             if passed:
                 ends = f"so {join_words(passed)} cannot tell the model's images from real ones"
-            yield with_label("note", f"{title}: other real images reach {known}, {ends}")
+            said["note", f"other real images reach {known}, {ends}"].append(title)
+    for (label, text), titles in said.items():
+        yield with_label(label, f"{join_words(titles)}: {text}")
 
 
 def remarks(scores: Mapping[str, Score]) -> Iterator[tuple[str, str]]:

@@ -27,7 +27,7 @@ import pandas as pd
 
 from gantk.errors import reading_file
 from gantk.files import read_file, write_file
-from gantk.metrics.names import split_region
+from gantk.metrics.names import region_of
 from gantk.runs.folder import RunFolder
 from gantk.runs.results import Results, ScoresByDirection
 
@@ -45,7 +45,7 @@ def lines_of(metrics: Sequence[str], values: Any, **about: Any) -> pd.DataFrame:
     each.
     """
     known = {"image": "", "patient": "", "corrected": np.nan, "finite": True} | about
-    regions = [split_region(metric)[1] or "whole" for metric in metrics]
+    regions = [region_of(metric) or "whole" for metric in metrics]
     return pd.DataFrame(known | {"metric": metrics, "region": regions, "value": values})[COLUMNS]
 
 

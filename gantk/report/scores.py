@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 import pandas as pd
 
 from gantk.metrics.comparing import SystemTest
-from gantk.metrics.names import baseline_words, split_region
+from gantk.metrics.names import baseline_words, region_of
 from gantk.plugin.loader import registry
 from gantk.report.run_record import RunRecord
 from gantk.report.words import ARROW, direction_name, metric_name
@@ -62,10 +62,9 @@ def grids(summary: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
 
 def _section(score: str) -> str:
     """The section of a score: its region, or what its metric names."""
-    _, region = split_region(score)
     metric = registry().metric_of(score)
     section = metric.section if metric else ""
-    return region.capitalize() or section or "Whole image"
+    return region_of(score).capitalize() or section or "Whole image"
 
 
 def summary_csv(summary: pd.DataFrame, caution: str) -> str:

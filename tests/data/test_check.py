@@ -170,8 +170,10 @@ def test_masks_that_cover_the_head_are_told(tmp_path, percentile, kinds):
         inside = image > np.percentile(image[image > 0], percentile)
         volume(tmp_path / subject / "seg.nii.gz", inside)
 
+    assert "--set data.source.mask=WORD" in check(tmp_path)["summary"]["masks"]
     result = check(tmp_path, set=["data.source.mask=seg"])
 
+    assert result["summary"]["masks"] == "4 files used as masks of lesions"
     assert [each["kind"] for each in result["problems"] if each["kind"] == "lesions"] == kinds
 
 

@@ -147,7 +147,9 @@ def test_a_foreground_that_is_the_whole_image_raises_an_alarm(plain):
     said = "100% of all pixels count as foreground."
 
     assert said in result["alarms"]["a_to_b"]
-    assert f"warning  T1 -> T2: {said}" in " ".join(lines_of(result).split("\n" + 9 * " "))
+    assert f"warning  T1 -> T2 and T2 -> T1: {said}" in " ".join(
+        lines_of(result).split("\n" + 9 * " ")
+    )
     assert "alarms" not in plain[1]
 
 

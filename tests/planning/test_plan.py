@@ -124,7 +124,7 @@ def test_a_recipe_of_stripped_heads_warns_of_a_skull(
         assert "below 6 %" not in text
 
 
-def test_slices_with_a_header_are_masked_as_volumes_are(tmp_path, instant_trials):
+def test_slices_with_a_header_are_planned_as_volumes_are(tmp_path, instant_trials):
     x, y = np.mgrid[:40, :40] - 19.5
     for number, contrast in itertools.product(range(4), ("T1", "T2")):
         texture = np.random.default_rng(number).normal(300, 50, (20, 20)).repeat(2, 0).repeat(2, 1)
@@ -132,8 +132,11 @@ def test_slices_with_a_header_are_masked_as_volumes_are(tmp_path, instant_trials
         volume(tmp_path / "scans" / f"p{number}" / f"{contrast}.nii.gz", values=head[..., None])
         save_slice(tmp_path / "pictures" / f"p{number}" / f"{contrast}.png", head / 500)
 
-    assert tomllib.loads(plan(tmp_path / "scans"))["translate"]["masked"] is True
-    assert "masked" not in tomllib.loads(plan(tmp_path / "pictures")).get("translate", {})
+    of_scans, of_pictures = (tomllib.loads(plan(tmp_path / name)) for name in ("scans", "pictures"))
+    assert of_scans["translate"]["masked"] is True
+    assert of_scans["data"]["intensity"]["per"] == "volume"
+    assert "masked" not in of_pictures.get("translate", {})
+    assert "per" not in of_pictures["data"]["intensity"]
 
 
 def test_pairs_that_do_not_fit_are_not_used(tmp_path, instant_trials):
