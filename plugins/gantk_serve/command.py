@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -49,7 +50,12 @@ def start(rules: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(rules: Path, as_json: bool) -> None:
     """Show what became of the series in the Orthanc of the file RULES."""
-    from gantk_serve.status import status_lines
+    from gantk.terminal import console
+    from gantk_serve.status import status_of, tables_of
 
-    for line in status_lines(rules, as_json=as_json):
-        click.echo(line)
+    status = status_of(rules)
+    if as_json:
+        click.echo(json.dumps(status))
+        return
+    for table in tables_of(status):
+        console().print(table)

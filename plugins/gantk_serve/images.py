@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,43 +17,31 @@ import pydicom
 from pydicom.filereader import read_file_meta_info
 
 from gantk import __version__
-from gantk.errors import UserError, raise_if_of_machine
+from gantk.catalog.contrasts import contrast_of_series
+from gantk.errors import UserError, join_first, raise_if_of_machine
 from gantk.formats.files import outline, scans, series_format
-from gantk.formats.image import Scan
 from gantk.inference.frame import FIT, FITS
 
 MAX_NUMBERS = 6  # instance numbers of a group that a reason names
 
 
 def facts_of(content: bytes, folder: Path) -> dict[str, Any]:
-    """Modality, description and contrast of an instance, and whether it is synthetic, as far as its
-    header can be read. The file is written into `folder`.
+    """Modality, description and contrast of an instance, and whether it is synthetic; nothing where its
+    header cannot be read. The file is written into `folder`.
     """
-    facts: dict[str, Any] = {}
     path = folder / "first.dcm"
     path.write_bytes(content)
-    for read in (_modality_of, lambda file: outline(Scan(file)).facts):
-        try:
-            facts |= read(path)
-        except Exception as error:  # pydicom raises any exception for damaged values
-            raise_if_of_machine(error)
-    return facts
-
-
-def _modality_of(file: Path) -> dict[str, Any]:
-    found = _header(file)
-    synthetic = found.get("SyntheticData") == "YES"
-    return {"modality": str(found.get("Modality") or ""), "synthetic": synthetic}
-
-
-def _header(file: Path) -> pydicom.Dataset:
-    """The header of a DICOM file from outside, which is read within its budget."""
-    return series_format(file).header(file)
-
-
-def instance_uid(file: Path) -> str:
-    """The SOPInstanceUID of a DICOM file."""
-    return str(pydicom.dcmread(file, specific_tags=["SOPInstanceUID"]).SOPInstanceUID)
+    try:
+        header = series_format(path).describe(path)
+    except UserError as error:
+        raise_if_of_machine(error)
+        return {}
+    return {
+        "modality": header.modality,
+        "description": next(filter(None, header.words), ""),
+        "contrast": contrast_of_series(header.modality, header.words),
+        "synthetic": header.no_scan == "a synthetic image",
+    }
 
 
 # ---- whether images belong together
@@ -77,7 +64,7 @@ def expect_one_acquisition(folder: Path) -> None:
         header = outline(scan)
         doubts = [line for line, is_no_scan in header.doubts if is_no_scan]
         # of a single file, which may be chosen among others, no doubt says that others lack
-        first = _header(scan.files[0])
+        first = series_format(scan.files[0]).header(scan.files[0])
         stated = int(first.get("ImagesInAcquisition") or 0)
         if len(files) == 1 and stated > 1 and not first.get("NumberOfFrames"):
             doubts.append(
@@ -96,18 +83,14 @@ def _numbers(files: Iterable[Path]) -> str:
 def instance_numbers(numbers: Iterable[str]) -> str:
     """Instance numbers in words, the first few of them."""
     known = sorted(numbers, key=lambda text: (len(text), text))
-    more = f" and {len(known) - MAX_NUMBERS} more" if len(known) > MAX_NUMBERS else ""
-    return f"instances {', '.join(known[:MAX_NUMBERS])}{more}"
-
-
-# a note on the fit of one scan, or of one contrast of several
-SAID_FIT = re.compile(rf"(?:.*: )?{FIT}: ({'|'.join(FITS)})(?:(?:;| \().*)?")
+    return f"instances {join_first(known, most=MAX_NUMBERS)}"
 
 
 def worst_fit(notes: Iterable[str]) -> str:
     """Whether scans of which this was said fit the training data, one of FITS: the worst answer."""
-    said = [found[1] for found in map(SAID_FIT.fullmatch, notes) if found]
-    return max(said, key=FITS.index, default="not recorded")
+    text = "\n".join(notes)
+    said = [fits for fits in FITS if f"{FIT}: {fits} (" in text]
+    return said[-1] if said else "not recorded"
 
 
 # ---- UIDs
@@ -134,11 +117,11 @@ def translation_key(source: str, model: Mapping[str, str], to: str, label: str) 
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def name_results(folder: Path, key: str) -> dict[str, list[Path]]:
-    """Give the DICOM files of a translation their UIDs; returns the files of each SeriesInstanceUID,
-    sorted.
+def name_results(folder: Path, key: str) -> dict[str, dict[str, Path]]:
+    """Give the DICOM files of a translation their UIDs; returns the files of each SeriesInstanceUID
+    by their SOPInstanceUIDs.
     """
-    series: dict[str, list[Path]] = {}
+    series: dict[str, dict[str, Path]] = {}
     for file in sorted(path for path in folder.rglob("*.dcm") if path.is_file()):
         place = file.relative_to(folder)
         dataset = pydicom.dcmread(file)
@@ -146,7 +129,7 @@ def name_results(folder: Path, key: str) -> dict[str, list[Path]]:
         dataset.SOPInstanceUID = uid_of(f"{key}/{place.as_posix()}")
         dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
         dataset.save_as(file, enforce_file_format=True)
-        series.setdefault(dataset.SeriesInstanceUID, []).append(file)
+        series.setdefault(dataset.SeriesInstanceUID, {})[dataset.SOPInstanceUID] = file
     return series
 
 

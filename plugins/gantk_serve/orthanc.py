@@ -94,7 +94,6 @@ class Series(Answer):
 class Study(Answer):
     ID: Identifier
     IsStable: bool
-    PatientMainDicomTags: dict[str, str]
 
 
 class InstanceTags(Answer):
@@ -222,19 +221,12 @@ class Orthanc:
         """The series of patients, studies, series or instances, with their metadata; those that are
         no longer there are left out.
         """
-        return self._content(resources, "Series", list[Series])
-
-    def studies(self, resources: Iterable[str]) -> list[Json]:
-        """The studies of such resources, with their patients."""
-        return self._content(resources, "Study", list[Study])
-
-    def _content(self, resources: Iterable[str], level: str, schema: Any) -> list[Json]:
         wanted = list(dict.fromkeys(resources))
         found: dict[str, Json] = {}
         for start in range(0, len(wanted), RESOURCES_PER_CALL):
             some = wanted[start : start + RESOURCES_PER_CALL]
-            asked = {"Resources": some, "Level": level, "Metadata": True}
-            content = self.ask(schema, "POST", "/tools/bulk-content", json=asked)
+            asked = {"Resources": some, "Level": "Series", "Metadata": True}
+            content = self.ask(list[Series], "POST", "/tools/bulk-content", json=asked)
             found |= {each["ID"]: each for each in content}
         return list(found.values())
 

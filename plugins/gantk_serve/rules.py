@@ -84,26 +84,19 @@ def load_rules(path: Path) -> Rules:
         rules: Rules = spec.check(Rules, values, "the rules")
     base = path.absolute().parent
     orthanc = rules.orthanc
-    files = {
-        "password_file": orthanc.password_file and str(base / orthanc.password_file),
-        "ca": orthanc.ca and str(base / orthanc.ca),
-    }
-    models = []
+    orthanc.password_file = orthanc.password_file and str(base / orthanc.password_file)
+    orthanc.ca = orthanc.ca and str(base / orthanc.ca)
+    rules.service.folder = str(base / rules.service.folder)
     for rule in rules.rules:
         run = base / rule.model
-        models.append(rule.model_copy(update={"model": str(run) if run.exists() else rule.model}))
-    found: dict[str, Any] = {
-        "orthanc": orthanc.model_copy(update=files),
-        "service": rules.service.model_copy(update={"folder": str(base / rules.service.folder)}),
-        "rules": models,
-    }
-    return rules.model_copy(update=found)
+        if run.exists():
+            rule.model = str(run)
+    return rules
 
 
 def first_match(rules: Sequence[RuleTable], facts: Mapping[str, Any]) -> int | None:
     """The number of the first rule that a series matches."""
-    found = (number for number, rule in enumerate(rules) if matches(rule.when, facts))
-    return next(found, None)
+    return next((n for n, rule in enumerate(rules) if matches(rule.when, facts)), None)
 
 
 def matches(when: WhenTable, facts: Mapping[str, Any]) -> bool:

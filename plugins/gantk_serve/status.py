@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
+from operator import itemgetter
 from pathlib import Path
 
-from gantk.errors import printable
+from rich.table import Table
+
+from gantk.terminal import table
 from gantk_serve.orthanc import Json, Orthanc, connect, record_of
 from gantk_serve.rules import load_rules
 
@@ -22,52 +23,32 @@ OUTCOMES = {  # outcome -> what it means
     "done": "the derived series is where it should be",
     "refused": "not one volume of one patient, or no input of its model",
     "failed": "a defect of a model, or it ended the worker ten times",
-    "left out": "",  # the reasons
+    "left out": "no rule is for it, or it is synthetic",
 }
 SHOWN = 20
-WIDTH = 80
 
 
-def status_lines(rules: Path, *, as_json: bool = False) -> Iterator[str]:
-    """The lines to print: the number of series of each outcome, and the last series with times,
-    patients, descriptions and reasons.
-    """
+def status_of(rules: Path) -> Json:
+    """The number of series of each outcome, and what became of each, the last one first."""
     orthanc = connect(load_rules(rules))
-    found = list(series_outcomes(orthanc))
+    found = sorted(series_outcomes(orthanc), key=itemgetter("time"), reverse=True)
     counts = Counter(dict.fromkeys(OUTCOMES, 0))
     counts.update(each["outcome"] for each in found)
-    if as_json:
-        yield json.dumps({"counts": counts, "series": found})
-        return
+    return {"counts": counts, "series": found}
 
-    reasons = Counter(each["reason"] for each in found if each["outcome"] == "left out")
-    left_out = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
-    yield "series  outcome      meaning"
-    for name, meaning in (OUTCOMES | {"left out": left_out}).items():
-        if counts[name]:
-            yield f"{counts[name]:6}  {name:11}  {meaning}"
 
-    told = [each for each in found if each["time"] and each["outcome"] != "left out"]
-    told.sort(key=lambda each: each["time"], reverse=True)
-    if told:
-        yield ""
-        yield f"{'time':16}  {'outcome':11}  series in Orthanc"
-    patients = {}
-    for study in orthanc.studies(each["study"] for each in told[:SHOWN]):
-        patients[study["ID"]] = study["PatientMainDicomTags"].get("PatientID", "")
-    for each in told[:SHOWN]:
-        time = datetime.fromisoformat(each["time"]).astimezone().strftime("%Y-%m-%d %H:%M")
-        yield f"{time}  {each['outcome']:11}  {each['series']}"
-        indent = 18 * " "
-        told_of_it = (patients.get(each["study"]), each["description"], each["reason"])
-        yield from textwrap.wrap(
-            printable("; ".join(filter(None, told_of_it))),
-            WIDTH,
-            initial_indent=indent,
-            subsequent_indent=indent,
-        )
-    if len(told) > SHOWN:
-        yield f"and {len(told) - SHOWN} more, before these (all of them: --json)"
+def tables_of(status: Json) -> Iterator[Table]:
+    """A status as tables: of the outcomes, and of the last series with times and reasons."""
+    counts = status["counts"].items()
+    known = [(str(count), name, OUTCOMES[name]) for name, count in counts if count]
+    yield table(("series", "outcome", "meaning"), known)
+    rows = []
+    for each in status["series"]:
+        if each["time"] and each["outcome"] != "left out":
+            time = datetime.fromisoformat(each["time"]).astimezone()
+            words = (f"{time:%Y-%m-%d %H:%M}", each["series"], each["description"], each["reason"])
+            rows.append((each["outcome"], "; ".join(filter(None, words))))
+    yield table(("outcome", f"the last {SHOWN} series (all of them: --json)"), rows[:SHOWN])
 
 
 def series_outcomes(orthanc: Orthanc) -> Iterator[Json]:

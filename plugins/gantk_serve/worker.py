@@ -376,9 +376,9 @@ class Worker:
 
         return max(self.orthanc.update_record(name, change)["attempts"] for name in source.names)
 
-    def _make(self, source: Source) -> tuple[dict[str, list[Path]], Json]:
-        """Translate a source in a folder; returns the files of each derived series, and for the
-        record the model and the notes: whether the source fits the training data, and why not.
+    def _make(self, source: Source) -> tuple[dict[str, dict[str, Path]], Json]:
+        """Translate a source in a folder; returns the files of each derived series by their UIDs, and
+        for the record the model and the notes: whether the source fits the training data, and why not.
         """
         from gantk import translate
         from gantk.inference.frame import FIT, FITS
@@ -461,7 +461,7 @@ class Worker:
             remedy="send each with a SeriesInstanceUID of its own",
         )
 
-    def _deliver(self, source: Source, made: dict[str, list[Path]], facts: Json) -> None:
+    def _deliver(self, source: Source, made: dict[str, dict[str, Path]], facts: Json) -> None:
         """Give Orthanc the derived series, withdraw earlier ones, and begin to send them."""
         states = {name: state_of(self.orthanc.instances(name)) for name in source.names}
         if states != source.states:
@@ -488,17 +488,15 @@ class Worker:
             facts["note"] = f"{', '.join(send)} may still have {', '.join(sorted(earlier))}"
         self._settle(states, outcome, "", **facts)
 
-    def _store(self, uid: str, files: list[Path], source: Source) -> None:
-        """Give Orthanc those files of a derived series that it does not have."""
-        from gantk_serve.images import instance_uid
-
+    def _store(self, uid: str, files: dict[str, Path], source: Source) -> None:
+        """Give Orthanc those files of a derived series, by their UIDs, that it does not have."""
         there = {
             each["MainDicomTags"]["SOPInstanceUID"]
             for name in self.orthanc.find_series(uid)
             for each in self.orthanc.instances(name)
         }
-        for file in files:
-            if instance_uid(file) not in there:
+        for instance, file in files.items():
+            if instance not in there:
                 self.orthanc.store(file.read_bytes())
         for name in self.orthanc.find_series(uid):
             record = {"outcome": "derived", "of": source.names}
