@@ -28,6 +28,7 @@ NARROW = 1 / 500
 MIN_LANDMARK_DISTANCE = (
     1e-6  # share of a scan's span: landmarks nearer than this to each other are merged
 )
+FULL_SCALE = 255.0  # of 8-bit pictures
 
 
 @option_fields
@@ -156,29 +157,21 @@ class Nyul(Mapping, name="nyul"):
         return merged_native, merged_network
 
 
-@option_fields
 class Unit(Linear, name="unit"):
-    """Maps the full scale of 8-bit or 16-bit pictures (0 to 255 or 65535) to the range. It learns
-    nothing from pictures.
+    """Maps the full scale of 8-bit pictures, 0 to 255, to the range; a scan of other values by its
+    percentiles.
     """
 
-    bits: Literal[8, 16] = 8  # bits per pixel
-    # scans of other values than whole numbers of that scale: an error, or their own percentiles
-    beyond: Literal["refuse", "percentile"] = "refuse"
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.fitted = [0.0, 2.0**self.bits - 1]
-        if self.beyond == "percentile":
-            self.per = "volume"
+    per = "volume"
+    fitted = (0.0, FULL_SCALE)
+    bits = 8  # options of earlier versions
+    beyond = "percentile"
+    fit = Mapping.fit
 
     def measure(self, pixels: np.ndarray) -> list[float]:
-        """The figures of the full scale for a scan of whole numbers within it, else those of its
-        percentiles.
-        """
-        high = 2.0**self.bits - 1
-        if pixels.min() >= 0 and pixels.max() <= high and not (pixels % 1).any():
-            return [0.0, high, AIR_SHARE, 0.0]
+        """The figures of the full scale for whole numbers within it, else those of the percentiles."""
+        if pixels.min() >= 0 and pixels.max() <= FULL_SCALE and not (pixels % 1).any():
+            return [0.0, FULL_SCALE, AIR_SHARE, 0.0]
         return Percentile().measure(pixels)
 
     def fit_from(self, measured: Sequence[list[float]]) -> None:
@@ -189,20 +182,3 @@ class Unit(Linear, name="unit"):
     def take(self, measured: list[float]) -> None:
         if rises(*measured[:2]):
             self.fitted = measured
-
-    def fit(self, images: Sequence[np.ndarray]) -> None:
-        """Learn nothing from pictures; UserError where values of the images are outside the full
-        scale, unless `beyond` maps them.
-        """
-        if self.beyond != "refuse":
-            Mapping.fit(self, images)
-            return
-
-        low = min(image.min() for image in images)
-        high = max(image.max() for image in images)
-        if low < 0 or high > self.fitted[1]:
-            what = f"the values from {low:g} to {high:g} do not fit {self.bits}-bit pictures"
-            remedy = "set bits = 16, or beyond = 'percentile'"
-            raise UserError(
-                what, where="data.intensity", allowed=f"0 to {self.fitted[1]:g}", remedy=remedy
-            )

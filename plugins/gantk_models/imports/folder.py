@@ -96,7 +96,7 @@ def import_checkpoint(
         {f"{name.partition('.')[0]}." for name in each} for each in (method.state_dict(), state)
     )
     left_out = sorted(trained - imported)
-    mapping = registry().get("intensity", "unit").load()(beyond="percentile").state()
+    mapping = registry().get("intensity", "unit").load()().state()
     meta = {
         "method": model.method.name,
         "steps": 0,

@@ -288,7 +288,7 @@ def _data(options: Options, domains: Sequence[str], gray: bool) -> dict[str, Any
         "domains": list(domains),
         "size": [options.crop_size, options.crop_size],
         "fit": fit,
-        "intensity": {"name": "unit", "beyond": "percentile"},
+        "intensity": "unit",
         "augment": [] if options.no_flip else ["hflip"],
     }
     channels = {options.input_nc, options.output_nc}
