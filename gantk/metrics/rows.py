@@ -20,7 +20,6 @@ from gantk.metrics.names import (
     join_words,
     metric_words,
     needs_pairs,
-    region_of,
     short_metric_name,
     split_region,
     title_of,
@@ -110,7 +109,7 @@ def _row(results: Results, key: str, metric: str, score: Score) -> Row:
         key,
         title_of(key, results.domains),
         metric,
-        region_of(metric),
+        split_region(metric)[1],
         name,
         plain_name or name[:1].upper() + name[1:],
         explanation,
@@ -189,11 +188,17 @@ def result_sentence(results: Results, *, unseen: bool = True) -> str:
 
 
 def other_scores_sentence(results: Results) -> str:
-    """The verdicts on all scores that `result_sentence` leaves out; "" where there are none."""
-    _, others = _judged_rows(results)
+    """The verdicts on the scores that `result_sentence` leaves out, where they differ from its own; ""
+    where there are no others.
+    """
+    first, others = _judged_rows(results)
+    said = {row.key: row.tone for row in first}
     others = [row for row in others if row.key not in FROM_NOISE]
-    said = "; ".join(_verdicts_in_words(results, others))
-    return f"In other scores, {said}." if said else ""
+    differing = [row for row in others if row.tone != said[row.key]]
+    if others and not differing:
+        return "All other scores say the same."
+    verdicts = "; ".join(_verdicts_in_words(results, differing))
+    return f"In other scores, {verdicts}." if verdicts else ""
 
 
 def _beside_real_images(results: Results, key: str) -> str:
