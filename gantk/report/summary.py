@@ -114,25 +114,25 @@ def typical_images(run: RunRecord, patients: Sequence[ShownPatients]) -> list[Fi
 
 
 def _typical_case(found: ShownPatients) -> Figure | None:
-    """The pictures and the score of the stored image with the median score of all test images; None in
-    runs that kept none.
+    """The pictures and the score of the stored image with the median score of all test images, or of a
+    test image without a true one; None in runs that kept none.
     """
-    medians = [
-        (case, case.stored.median_of)
-        for case in found.cases
-        if case.stored and case.stored.median_of
-    ]
-    if not medians or not found.metrics:
+    cases = [(case, case.stored.median_of or 0) for case in found.cases if case.stored]
+    if found.metrics:
+        cases = [(case, count) for case, count in cases if count]
+    if not cases:
         return None
-    case, count = medians[0]
-    metric, of_all = next(iter(found.metrics.items()))
+    case, count = cases[0]
     shown = rows_of([case])
     ((_, pictures),) = shown.cases
-    value = Score(value=case.scores[metric], unit=of_all.unit)
-    caption = (
-        f"The median of {count_noun(count, 'test image')}, of"
-        f" {case.label}: its {short_metric_name(metric)} is {words.with_unit(value)}. {shown.scale}"
-    )
+    caption = f"A test image ({case.label}), chosen without looking at the result."
+    if found.metrics:
+        metric, of_all = next(iter(found.metrics.items()))
+        value = Score(value=case.scores[metric], unit=of_all.unit)
+        caption = (
+            f"The median of {count_noun(count, 'test image')}, of"
+            f" {case.label}: its {short_metric_name(metric)} is {words.with_unit(value)}. {shown.scale}"
+        )
     return Figure(found.label, caption, [[(title, image_uri(each)) for title, each in pictures]])
 
 

@@ -208,6 +208,7 @@ def test_a_run_without_pairs_shows_test_images(unpaired_runs):
     assert [titles.count(title) for title in ("Input: T1", "Generated T2")] == [6, 6]
     assert not any("Real" in title or "Absolute error" in title for title in titles)
     assert "chosen without looking at scores" in page.words
+    assert "A test image (image 1)" in page.words and "A held-out image" not in page.words
 
 
 @pytest.mark.parametrize("count", [1, 2])
