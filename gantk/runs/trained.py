@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gantk.catalog.contrasts import contrast_names
 from gantk.errors import UserError
-from gantk.machine.memory import UPPER_BOUND_BYTES_PER_VOXEL, Hollow, Memory, probe_size
+from gantk.machine.memory import UPPER_BOUND_BYTES_PER_VOXEL, Memory, probe_size
 from gantk.machine.runtime import Runtime
 from gantk.machine.usage import GIB, free_memory
 from gantk.method import Geometry, Method, check_networks
@@ -92,7 +92,7 @@ def require_same_networks(
     """
     method = None
     # building it for use reports the error
-    with suppress(Exception), Hollow():
+    with suppress(Exception), torch.device("meta"):
         method = model.method(geometry)
 
     if method is not None:

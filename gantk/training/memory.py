@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from gantk.errors import GantkError, UserError, memory_ended, one_line
-from gantk.machine.memory import Hollow
 from gantk.machine.usage import GIB, free_memory
 from gantk.method import Geometry
 
@@ -125,7 +124,7 @@ def cost_of(model: CheckedRecipe) -> Cost:
         for x, d in zip(letters, data.domains, strict=True)
     }
     weights = buffers = 0
-    with suppress(Exception), Hollow():  # the training itself reports the error
+    with suppress(Exception), torch.device("meta"):  # the training itself reports the error
         method = model.method(Geometry(data.dims, size, channels, ("", " ") if data.labels else ()))
         weights, buffers = (
             sum(each.nbytes for each in some) for some in (method.parameters(), method.buffers())
