@@ -444,8 +444,8 @@ def _unknown_option(option: str, value: object, allowed: Iterable[str]) -> UserE
     return UserError(what, where=option, allowed=allowed, remedy=did_you_mean(str(value), allowed))
 
 
-def init_weights(module: nn.Module, gain: float = 0.02) -> nn.Module:
-    """Convolutions N(0, gain), batch norm scales N(1, gain), offsets 0 (Radford et al., 2016,
+def init_weights(module: nn.Module) -> nn.Module:
+    """Convolutions N(0, 0.02), batch norm scales N(1, 0.02), offsets 0 (Radford et al., 2016,
     section 3).
     """
     for layer in module.modules():
@@ -453,11 +453,11 @@ def init_weights(module: nn.Module, gain: float = 0.02) -> nn.Module:
             layer, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
         ):
             weight = getattr(getattr(layer, "parametrizations", None), "weight", None)
-            nn.init.normal_(weight.original if weight is not None else layer.weight, 0.0, gain)
+            nn.init.normal_(weight.original if weight is not None else layer.weight, 0.0, 0.02)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
         elif isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.affine:
-            nn.init.normal_(layer.weight, 1.0, gain)
+            nn.init.normal_(layer.weight, 1.0, 0.02)
             nn.init.zeros_(layer.bias)
 
     return module
@@ -642,6 +642,7 @@ def halvings(
     affine: bool,
     spectral: bool,
     norm_first: bool = False,
+    mode: Padding = "zeros",
 ) -> list[nn.Module]:
     """4x4 convolutions, each with a norm and leaky ReLU; the first has a norm only with
     `norm_first`. A first one of stride 1 is 3x3.
@@ -659,6 +660,7 @@ def halvings(
                 kernel,
                 stride=stride,
                 padding=1,
+                mode=mode,
                 bias=bias,
                 spectral=spectral,
             )

@@ -275,9 +275,8 @@ class Engine:
 
             for phase in self.phases:
                 name = f"optimizer of phase '{phase.name}'"
-                runs = -(-step // phase.every)
                 saved = state.optimizers[phase.name]
-                ready[phase.name] = state_to_load(self.optimizers[phase.name], saved, runs)
+                ready[phase.name] = state_to_load(self.optimizers[phase.name], saved)
         except Exception as error:  # a damaged state may raise any error
             what = f"this state does not belong to this training: {name}: {one_line(error)}"
             remedy = "use another checkpoint of the run, and the recipe.toml of the run"

@@ -48,19 +48,6 @@ REPORT_SHARE = 0.03  # share of the wall time that rewriting report.html may tak
 
 
 @dataclass(frozen=True)
-class Due:
-    """What is to be done after a step."""
-
-    log: bool
-    samples: bool
-    save: bool
-
-    @property
-    def anything(self) -> bool:
-        return self.log or self.samples or self.save
-
-
-@dataclass(frozen=True)
 class Step:
     """A finished step of a training.
 
@@ -167,15 +154,25 @@ class Training:
             self._clock_start = time.perf_counter()
             for stage, batch, losses in self.engine.fit(self._read):
                 view.advance(self.engine.step)
-                due = self._due()
-                if due.anything or self.used.first_step is None:
+                step = self.engine.step
+                every = self.table.log_every, self.table.sample_every, self.table.save_every
+                log, samples, save = (self._is_due(step, each) for each in every)
+                if log or samples or save or self.used.first_step is None:
                     with self._clock_stopped():
-                        self._do(due, view, stage, batch, losses)
+                        self.used.first_step = self.used.first_step or since_start()
+                        if log:
+                            self._log(view, stage, batch, losses)
+                        if samples:
+                            self._samples(view)
+                        if save:
+                            self._save(view)
+                        if self.runtime.main:
+                            self._renew_report(view)
 
                 yield Step(self.engine.step, stage.name, losses, batch)
                 if self._stopping(bool(self._stops or view.write_error)):
                     self.was_stopped = True
-                    if not due.save:
+                    if not save:
                         with self._clock_stopped():
                             self._save(view)
                     return
@@ -223,19 +220,6 @@ class Training:
         for images in self.parts.batches.sets.values():
             images.free_memory()
 
-    def _do(self, due: Due, view: TrainingWork, stage: Stage, batch: Batch, losses: Losses) -> None:
-        """Do what is due after a step."""
-        if self.used.first_step is None:
-            self.used.first_step = since_start()
-        if due.log:
-            self._log(view, stage, batch, losses)
-        if due.samples:
-            self._samples(view)
-        if due.save:
-            self._save(view)
-        if self.runtime.main:
-            self._renew_report(view)
-
     def _choose_among_earlier_saves(self) -> None:
         """Find the best save in best.json, which has scores of training images too, and in the log: a
         kill during a save may have lost the newest of best.json.
@@ -260,16 +244,6 @@ class Training:
             self._samples(view)
         if self.engine.steps == 0:  # untrained weights are saved too, to compare with
             self._save(view)
-
-    def _due(self) -> Due:
-        """What is to be done after the step that has just ended."""
-        step = self.engine.step
-        end = step == self.engine.steps
-        return Due(
-            log=end or step % self.table.log_every == 0,
-            samples=end or step % self.table.sample_every == 0,
-            save=end or step % self.table.save_every == 0,
-        )
 
     def _interrupt(self) -> NoReturn:
         """End a training that was saved before its last step: raises Interrupted, or the error of
@@ -432,9 +406,13 @@ class Training:
                 view.add_validation(self._scores)
         return self._scores
 
+    def _is_due(self, step: int, every: int) -> bool:
+        """Whether something is due after a step: at every n-th, and at the last."""
+        return step % every == 0 or step == self.engine.steps
+
     def _regular(self, step: int) -> bool:
         """Whether a training without interruptions saves at this step."""
-        return step % self.table.save_every == 0 or step == self.engine.steps
+        return self._is_due(step, self.table.save_every)
 
     def _renew_report(self, view: TrainingWork) -> None:
         """Rewrite report.html, which reloads itself, unless that would take more than

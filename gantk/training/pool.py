@@ -7,8 +7,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gantk.errors import UserError
-
 
 class ImagePool(nn.Module):
     """A store of earlier fakes (Shrivastava et al. 2017, section 2.3; 50 images in Zhu et al.
@@ -35,17 +33,6 @@ class ImagePool(nn.Module):
         if self.sides.tolist() != list(size):
             self.sides.copy_(torch.tensor(size))
             self.count.zero_()
-
-    def _load_from_state_dict(self, *args) -> None:
-        super()._load_from_state_dict(*args)
-        sides = zip(self.sides.tolist(), self.images.shape[2:], strict=True)
-        if not 0 <= int(self.count) <= self.capacity or any(
-            not 0 < side <= most for side, most in sides
-        ):
-            raise UserError(
-                "an image pool of the checkpoint holds more images than its size allows",
-                where=args[1],
-            )
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantk.errors import UserError
-from gantk.nets.blocks import Network, conv, in_layout_of, init_weights, require_size
+from gantk.nets.blocks import Network, conv, halvings, in_layout_of, init_weights, require_size
 from gantk.plugin.spec import Depth, Part, Width
 
 POOL = {2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -32,12 +32,9 @@ class Strided(Network):
     ):
         super().__init__()
         self.halvings = layers
-        filters = [in_channels, *(width * min(2**level, 8) for level in range(layers))]
-        parts: list[nn.Module] = []
-        for inputs, outputs in zip(filters[:-1], filters[1:], strict=True):
-            parts.append(conv(dims, inputs, outputs, 4, stride=2, padding=1, mode="reflect"))
-            parts.append(nn.LeakyReLU(0.2, inplace=True))
-
+        filters = [width * min(2**level, 8) for level in range(layers)]
+        strides = [2] * layers
+        parts = halvings(dims, in_channels, filters, strides, "none", False, False, mode="reflect")
         self.layers = nn.Sequential(*parts, conv(dims, filters[-1], 1, 1))
         init_weights(self)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from math import prod
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -199,7 +198,7 @@ class AdaIN(nn.Module):
         return (self.norm(x) * scale.reshape(shape) + offset.reshape(shape)).to(x.dtype)
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(nn.GroupNorm):
     """Normalises each image over all channels and positions, then scales and shifts each channel
     (Ba et al. 2016).
 
@@ -208,13 +207,10 @@ class LayerNorm(nn.Module):
     """
 
     def __init__(self, channels: int):
-        super().__init__()
-        self.weight, self.bias = (
-            nn.Parameter(value) for value in (torch.ones(channels), torch.zeros(channels))
-        )
+        super().__init__(1, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.group_norm(x, 1, self.weight, self.bias).to(x.dtype)
+        return super().forward(x).to(x.dtype)
 
 
 class Doubling(nn.Module):
