@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -258,15 +258,6 @@ class _Passage:
         maps = torch.cat(lines, 2)
         return maps[0].swapaxes(0, 1) if self.by_slice else maps
 
-    def _slice(self, slab_of: Callable[[int], Tensor], number: int) -> Tensor:
-        """What the network sees of the image, one by one, (C, *spatial), as `Pipeline.stack_of`."""
-        if not self.resamples:
-            return _as_tensor(self.native[:, number] if self.by_slice else self.native)
-        if not self.by_slice:
-            return torch.from_numpy(self.grid.forward(self.image).pixels)
-        part, place = divmod(number, slabs(tuple(self.sides))[0].stop)
-        return slab_of(part)[:, place]
-
     def _blocks(self) -> Iterator[Tensor]:
         """Run the network on all slices; yields blocks (slices, K, *size) of its results and, where
         it sharpens, of what it saw. Blank slices skip the network.
@@ -274,9 +265,13 @@ class _Passage:
         frame = self.pipeline.frame
         total = self.sides[0] if self.by_slice else 1
         size = SLICES_PER_POST_BATCH if self.pipeline.whole else frame.batch
-        reach = 2 * frame.neighbours + 2
-        # of this call, not of `self`: a cycle would keep the image while its result is written
-        slice_of = lru_cache(reach)(partial(self._slice, lru_cache(reach)(self._slab)))
+        pixels = self.grid.forward(self.image).pixels if self.resamples else self.native
+
+        @lru_cache(2 * frame.neighbours + 2)
+        def slice_of(number: int) -> Tensor:
+            """What the network sees, one by one, (C, *spatial), as `Pipeline.stack_of`."""
+            return _as_tensor(pixels[:, number] if self.by_slice else pixels)
+
         rows = neighbour_places(torch.arange(total), frame.neighbours, total).tolist()
         shown: list[Tensor] = []  # of the block's slices that are not blank
         blank: dict[int, Tensor] = {}  # a pixel of each blank slice, by its place in the block
@@ -285,7 +280,7 @@ class _Passage:
         for number, row in enumerate(track(rows, "", "slice")):
             native = slice_of(number)
             stacked = torch.cat([slice_of(place) for place in row])[None]
-            if _is_blank(native):
+            if self.prepare.is_blank(native[None]):
                 blank[len(shown) + len(blank)] = native[corner]
             else:
                 shown.append(self.prepare(stacked))
@@ -300,18 +295,13 @@ class _Passage:
             block = seen.new_empty(count, outputs.shape[1], *seen.shape[2:])
             block[[place for place in range(count) if place not in blank]] = outputs
             if blank:
-                pixels = torch.stack([*blank.values()])
-                levels = [self.prepare.blank_level(pixels, made[0].shape[1])] * self.count
+                values = torch.stack([*blank.values()])
+                levels = [self.prepare.blank_level(values, made[0].shape[1])] * self.count
                 if self.sharpens:
-                    levels.append(self.prepare.detail(pixels, pixels.shape[1]))
+                    levels.append(self.prepare.detail(values, values.shape[1]))
                 block[[*blank]] = torch.cat(levels, 1)
             shown, blank = [], {}
             yield block
-
-    def _slab(self, number: int) -> Tensor:
-        """Some neighbouring slices of the sampling grid, resampled."""
-        part = slabs(tuple(self.sides))[number]
-        return torch.from_numpy(self.grid.from_voxels(self.image, part))
 
     def _run(self, seen: Tensor) -> list[Tensor]:
         """The results of the network, (N, D, *size) each; and what it saw where it sharpens."""
@@ -320,12 +310,6 @@ class _Passage:
         if self.pipeline.post_steps:
             made = [self.pipeline.post_steps(each, seen) for each in made]
         return [*made, prepare.middle(seen)] if self.sharpens else made
-
-
-def _is_blank(image: Tensor) -> bool:
-    """Whether all known values of an image are equal."""
-    values = image.detach().numpy()
-    return not np.nanmax(values) > np.nanmin(values)
 
 
 def _as_tensor(pixels: Any) -> Tensor:

@@ -15,15 +15,17 @@ import gc
 import random
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from gantk.errors import one_line
-from gantk.machine.runtime import Runtime
-from gantk.method import Batch, Losses, Method
+from gantk.method import Batch, Losses
+
+if TYPE_CHECKING:
+    from gantk.training.engine import Engine
 
 # steps of each kind before recording: allocates memory, chooses kernels, creates optimizer states
 WARM_UP = 3
@@ -33,22 +35,6 @@ LOSS_TOLERANCE = 0.05  # relative difference of losses
 CHANGE_TOLERANCE = 0.5  # relative difference of a step's changes; rounding affects Adam
 PLAIN = (int, float, complex, str, bytes, type(None))  # values that Python holds
 After = tuple[Tensor, "TensorState"]  # the losses of a few steps, and all tensors after them
-
-
-class RecordableEngine(Protocol):
-    """What a recording needs of an Engine."""
-
-    runtime: Runtime
-    method: Method
-    optimizers: dict[str, torch.optim.Optimizer]
-    ema: Any
-    notes: list[str]
-    step: int
-    steps: int
-
-    def take(self, batch: Batch) -> Losses: ...
-
-    def set_time(self, ahead: int) -> None: ...
 
 
 class Graph:
@@ -85,7 +71,7 @@ class Capture:
     CUDA graph.
     """
 
-    def __init__(self, engine: RecordableEngine, graph: Callable[[], Graph] | None = None):
+    def __init__(self, engine: Engine, graph: Callable[[], Graph] | None = None):
         self.engine = engine
         self.device = engine.runtime.device
         if engine.runtime.world > 1:
@@ -222,7 +208,7 @@ class Capture:
         torch.cuda.current_stream().wait_stream(self._stream)
 
 
-def _tensors_of(engine: RecordableEngine) -> TensorState:
+def _tensors_of(engine: Engine) -> TensorState:
     """All tensors that an engine's step changes."""
     states = [
         state for optimizer in engine.optimizers.values() for state in optimizer.state.values()

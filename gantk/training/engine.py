@@ -305,12 +305,10 @@ class Engine:
         for stage in self.method.stages(self.steps):
             check_networks(self.method, stage.size)
 
-    def _maker(self, phase: Phase) -> Callable:
-        return self.table.optimizers.get(phase.name) or phase.optimizer or self.table.optimizer
-
     def _optimizer(self, phase: Phase) -> torch.optim.Optimizer:
+        make = self.table.optimizers.get(phase.name) or phase.optimizer or self.table.optimizer
         try:
-            return self._maker(phase)(self.parameters[phase.name])
+            return make(self.parameters[phase.name])
         except ValueError as error:  # torch checks its own ranges
             what = (
                 f"the optimizer of phase '{phase.name}' does not accept its options:"

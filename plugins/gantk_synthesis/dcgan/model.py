@@ -115,7 +115,9 @@ class DCGAN(Method):
         real, fake = self.batched_forward(self.discriminator, seen_real, seen_fake)
         self.augment.observe(real)
         losses = {"d_image": self.adversarial.discriminator(real, fake)}
-        penalty = self.adversarial.penalty(Judge(self, label), image, batch["fake"])
+        judge = partial(self._judge, label=label)
+        judge.batch_independent = getattr(self.discriminator, "batch_independent", True)
+        penalty = self.adversarial.penalty(judge, image, batch["fake"])
         if penalty is not None:
             losses["penalty"] = penalty
 
@@ -192,20 +194,3 @@ class DCGAN(Method):
 
     def _judge(self, image: Tensor, label: Tensor | None) -> Tensor:
         return self.discriminator(with_class(image, label, self.classes))
-
-
-class Judge:
-    """The discriminator of a DCGAN with fixed labels: a function of images alone, as penalties
-    require.
-
-    A partial would not be compiled with the phase, as it cannot be told there that images are
-    judged apart.
-    """
-
-    def __init__(self, method: DCGAN, label: Tensor | None):
-        self.batch_independent = getattr(method.discriminator, "batch_independent", True)
-        self._method = method
-        self._label = label
-
-    def __call__(self, image: Tensor) -> Tensor:
-        return self._method._judge(image, self._label)

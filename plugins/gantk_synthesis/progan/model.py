@@ -4,7 +4,6 @@ al., ICLR 2018).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Annotated
@@ -164,22 +163,16 @@ class ProGAN(Method):
         """
         noise = torch.randn(n, self.latent, generator=torch.Generator().manual_seed(seed))
         noise = noise.to(self.level.device)
-        return generate_in_parts(self, self._sampler(), noise, labels, IMAGES_PER_CALL)
-
-    def _sampler(self) -> Callable[[Tensor, Tensor | None], Tensor]:
-        """A function from noise (n, latent), and labels (n,) if conditional, to images at the
-        current level.
-        """
         level = int(self.level)
         alpha = self.alpha if float(self.alpha) < 1 else None
 
-        def images(noise: Tensor, label: Tensor | None = None) -> Tensor:
+        def images(noise: Tensor, label: Tensor) -> Tensor:
             made = self.g(noise, level, alpha, label)
             for _ in range(level, len(self.shares) - 1):
                 made = double(made)
             return made.clamp(*self.geometry.range)
 
-        return images
+        return generate_in_parts(self, images, noise, labels, IMAGES_PER_CALL)
 
     def _fade_in(self) -> Tensor | None:
         """The current alpha, also stored for samples; None outside a fade-in. It stays a tensor: no

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from math import prod
 
@@ -153,12 +152,6 @@ class VAE(Method):
     def sample(self, n: int, seed: int, labels: Tensor | None = None) -> Tensor:
         """`n` samples, (n, C, *size); sample k of a seed does not depend on `n`."""
         noise = seeded_rows(n, seed, self.progress.device, partial(torch.randn, self.latent))
-        return generate_in_parts(self, self._sampler(), noise, labels, IMAGES_PER_CALL)
-
-    def _sampler(self) -> Callable[[Tensor, Tensor | None], Tensor]:
-        """A function from noise (n, latent) to images, with the current moments; labels count for
-        nothing.
-        """
         moments = self.moments.double().cpu()
         factor = torch.linalg.cholesky(moments + EPSILON * torch.eye(len(moments)))
         factor = factor[1:].to(self.moments)
@@ -166,12 +159,12 @@ class VAE(Method):
         mean = factor[:, 0]
         root = factor[:, 1:]
 
-        def images(noise: Tensor, label: Tensor | None = None) -> Tensor:
+        def images(noise: Tensor, label: Tensor) -> Tensor:  # which counts for nothing
             code, grain = noise.tensor_split([len(mean)], 1)
             code = mean + (root * code[:, None]).sum(-1)
             return self.decode(code, grain if self.gan else None)
 
-        return images
+        return generate_in_parts(self, images, noise, labels, IMAGES_PER_CALL)
 
     def _image_in_range(self, batch: Batch) -> Tensor:
         """Images, clipped to the range of a decoder that ends in tanh."""
