@@ -136,24 +136,15 @@ def _items(data: Any, names: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
         )
     same = {key: value for key, value in data.items() if value is False}  # "pair": False
     columns = {key: value for key, value in data.items() if value is not False}
-    _expect_one_length(columns)
-    for values in zip(*columns.values(), strict=True):
-        yield dict(zip(columns, values, strict=True)) | same
-
-
-def _expect_one_length(columns: Mapping[str, Any]) -> None:
-    """UserError for columns that are no lists, or not equally long."""
     try:
-        lengths = {name: len(values) for name, values in columns.items()}
-    except TypeError as error:  # one number
-        what = f"a column of the data is not a list of images or values: {one_line(error)}"
-        raise UserError(what, where="data", allowed=KINDS) from error
-    if len({*lengths.values()}) > 1:
-        raise UserError(
-            f"the columns have different lengths: {lengths}",
-            where="data",
-            remedy='give a list of dicts, such as {"T1": image, "patient": "p1"}',
+        rows = [*zip(*columns.values(), strict=True)]
+    except (TypeError, ValueError) as error:
+        what = (
+            f"the columns {', '.join(map(str, columns))} have different lengths, or one is no list"
         )
+        raise UserError(what, where="data", allowed=KINDS) from error
+    for values in rows:
+        yield dict(zip(columns, values, strict=True)) | same
 
 
 def _write_item(

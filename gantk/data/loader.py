@@ -119,16 +119,11 @@ class Loader:
 
     def items_to_store(self, paired: bool) -> list[dict[str, Any]]:
         """The first batch as items that a run stores, of which it shows samples."""
+        about: dict[str, Any] = {"split": "train"}
         if not paired:
-            return [
-                {self.names[letter]: image, "split": "train"}
-                for letter, images in self.first.items()
-                for image in images
-            ]
+            about["pair"] = False
         rows = zip(*self.first.values(), strict=True)
-        return [
-            dict(zip(self.names.values(), row, strict=True)) | {"split": "train"} for row in rows
-        ]
+        return [dict(zip(self.names.values(), row, strict=True)) | about for row in rows]
 
     def recipe(self, recipe: Recipe) -> Recipe:
         """A copy of a recipe for these batches, with notes on the keys that do not apply to them

@@ -65,10 +65,10 @@ def test_data_in_python_become_a_table(tmp_path, name):
     [
         ({"T1": A, "T2": B, "patients": ["p", "q", "r"]}, "'patients'.* Did you mean 'patient'"),
         ({"T1": A, "T3": B}, "contain 'T3'"),
-        ({"T1": A, "T2": B, "patient": ["p"]}, "different lengths: .*'patient': 1"),
+        ({"T1": A, "T2": B, "patient": ["p"]}, "T1, T2, patient have different lengths"),
         ({"T1": A, "T2": B * np.nan}, "256 values that are NaN"),
         (5, "the type int cannot be used"),
-        ({"T1": 0}, "not a list of images"),
+        ({"T1": 0}, "T1 have different lengths, or one is no list"),
     ],
     ids=["typo", "domain", "lengths", "nan", "number", "scalar"],
 )

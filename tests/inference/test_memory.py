@@ -271,7 +271,7 @@ def test_unpaired_rows_and_tables_of_python_are_taken(tmp_path):
         ({"T1": slices(4), "T2": slices(4), "patients": "abcd"}, "Did you mean 'patient'"),
         (
             {"T1": slices(4), "T2": slices(4), "patient": "abc"},
-            "different lengths: {'T1': 4, 'T2': 4, 'patient': 3}",
+            "T1, T2, patient have different lengths",
         ),
         (
             {"T1": slices(4) * np.nan, "T2": slices(4)},

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
+from torch.optim.swa_utils import update_bn
 
 from gantk import DiscriminatorAugment
 from gantk.method import Batch, Geometry, Losses, Method, Phase
@@ -141,17 +142,6 @@ class DCGAN(Method):
         """Compute batch norm's statistics over fixed noise, with classes as frequent as in
         training.
         """
-        norms = [
-            layer
-            for layer in self.generator.modules()
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm)
-        ]
-        momenta = [layer.momentum for layer in norms]
-        for layer in norms:
-            layer.reset_running_stats()
-            layer.momentum = None  # a plain mean over all batches
-            layer.train()
-
         noise = self._noise(NORM_IMAGES, seed=0)
         labels = None
         if self.classes:
@@ -159,13 +149,8 @@ class DCGAN(Method):
             places = (torch.arange(NORM_IMAGES, device=shares.device) * GOLDEN + 0.5) % 1
             labels = torch.searchsorted(shares.cumsum(0), places).clamp_max(self.classes - 1)
 
-        for start in range(0, NORM_IMAGES, NORM_IMAGES // 4):
-            part = slice(start, start + NORM_IMAGES // 4)
-            self._generate(noise[part], None if labels is None else labels[part])
-
-        for layer, momentum in zip(norms, momenta, strict=True):
-            layer.momentum = momentum
-            layer.eval()
+        inputs = with_class(noise, labels, self.classes)
+        update_bn(inputs.split(NORM_IMAGES // 4), self.generator)
 
     def sample(self, n: int, seed: int, labels: Tensor | None = None) -> Tensor:
         """Generate `n` images (n, C, *size); image k of a seed is the same for any `n`. Default:
