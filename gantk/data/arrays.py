@@ -14,7 +14,7 @@ import numpy as np
 from gantk.catalog.contrasts import contrast_names
 from gantk.catalog.tables import csv_text
 from gantk.data.preparation import letter_of
-from gantk.errors import UserError, count_noun, did_you_mean, one_line
+from gantk.errors import UserError, count_noun, did_you_mean
 from gantk.files import whole_folder, write_file
 from gantk.formats.budget import spend
 from gantk.formats.files import write

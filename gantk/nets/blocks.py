@@ -4,9 +4,10 @@ initial weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
+from functools import partial
 from math import ceil, log2, prod
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils.parametrizations import spectral_norm
 
-from gantk.errors import UserError, did_you_mean
+from gantk.errors import UserError
 from gantk.machine.device import CHANNELS_LAST
 from gantk.nets import products, winograd
 from gantk.nets.products import eager_on_cpu
@@ -196,20 +197,10 @@ def conv(
 ) -> nn.Module:
     """A convolution; `padding` None keeps the size of a stride-1 convolution with an odd kernel."""
     padding = kernel // 2 if padding is None else padding
-    layer = _convolution_class(dims)(
+    layer = CONV[dims](
         inputs, outputs, kernel, stride, padding, bias=bias, padding_mode=mode, groups=groups
     )
     return spectral_norm(layer) if spectral else layer
-
-
-def _convolution_class(dims: int) -> type[Convolution]:
-    if dims not in CONV:
-        raise UserError(
-            f"networks need images of 2 or 3 dimensions, not {dims}",
-            where="data.dims",
-            allowed="2, 3",
-        )
-    return CONV[dims]
 
 
 class InstanceNorm(nn.Module):
@@ -311,20 +302,14 @@ def norm(kind: NormKind, channels: int, dims: int, *, affine: bool = False) -> n
 
     "group" makes 32 groups, or the largest smaller number that divides the channels.
     """
-    if kind == "instance":
-        return InstanceNorm(channels, affine=affine)
-    if kind == "batch":
-        return BATCH_NORM[dims](channels)
-
-    if kind == "group":
-        return GroupNorm(
-            max(g for g in range(1, min(32, channels) + 1) if channels % g == 0), channels
-        )
-
-    if kind == "none":
-        return nn.Identity()
-
-    raise _unknown_option("norm", kind, get_args(NormKind))
+    groups = max(g for g in range(1, min(32, channels) + 1) if channels % g == 0)
+    layers: dict[str, Any] = {
+        "instance": partial(InstanceNorm, channels, affine=affine),
+        "batch": partial(BATCH_NORM[dims], channels),
+        "group": partial(GroupNorm, groups, channels),
+        "none": nn.Identity,
+    }
+    return layers[kind]()
 
 
 class ResizeConv(products.HasProducts, nn.Module):
@@ -344,7 +329,7 @@ class ResizeConv(products.HasProducts, nn.Module):
     ):
         super().__init__()
         self.linear = linear
-        self.conv = _convolution_class(dims)(inputs, outputs, 3, padding=1, bias=bias)
+        self.conv = CONV[dims](inputs, outputs, 3, padding=1, bias=bias)
         self.enlarge = {2: "bilinear", 3: "trilinear"}[dims] if linear else "nearest"
         self.register_buffer("kernel", None, persistent=False)
 
@@ -383,9 +368,8 @@ def upsample(kind: UpKind, dims: int, inputs: int, outputs: int, *, bias: bool =
     """
     if kind == "transpose":
         return CONV_TRANSPOSE[dims](inputs, outputs, 4, 2, 1, bias=bias)
-    if kind in ("resize", "linear"):
-        return ResizeConv(dims, inputs, outputs, linear=kind == "linear", bias=bias)
-    raise _unknown_option("up", kind, get_args(UpKind))
+    is_linear = {"resize": False, "linear": True}[kind]
+    return ResizeConv(dims, inputs, outputs, linear=is_linear, bias=bias)
 
 
 class Blur(nn.Module):
@@ -431,17 +415,10 @@ def output_activation(kind: OutputKind) -> nn.Module:
     values unchanged. Its `output_range` is what `gantk.method.check_output_range` reads.
     """
     activations = {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "none": nn.Identity}
-    if kind not in activations:
-        raise _unknown_option("activation_out", kind, activations)
     layer: Any = activations[kind]()
     if kind != "none":
         layer.output_range = (-1.0, 1.0) if kind == "tanh" else (0.0, 1.0)
     return layer
-
-
-def _unknown_option(option: str, value: object, allowed: Iterable[str]) -> UserError:
-    what = f"'{value}' is not a valid {option}"
-    return UserError(what, where=option, allowed=allowed, remedy=did_you_mean(str(value), allowed))
 
 
 def init_weights(module: nn.Module) -> nn.Module:

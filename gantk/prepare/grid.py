@@ -43,14 +43,6 @@ class SamplingGrid:
     plane: Plane = "axial"
     spacing: tuple[float, ...] | None = None
 
-    def __post_init__(self):
-        if self.spacing is not None:
-            object.__setattr__(self, "spacing", tuple(map(float, self.spacing)))
-            if len(self.spacing) not in (2, 3) or not all(0 < mm < np.inf for mm in self.spacing):
-                allowed = "mm above 0 for [stack, rows, columns] or [rows, columns]"
-                what = f"{list(self.spacing)} is not a valid spacing"
-                raise UserError(what, where="data.spacing", allowed=allowed)
-
     @property
     def is_plain(self) -> bool:
         """Whether the grid changes nothing: axial planes at the file's spacing."""

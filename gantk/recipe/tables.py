@@ -111,7 +111,9 @@ class DataTable(spec.Table):
 
     @field_validator("spacing")
     @classmethod
-    def _none_if_empty(cls, spacing: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    def _none_or_per_axis(cls, spacing: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if spacing and len(spacing) not in (2, 3):
+            raise ValueError("it should have mm for [rows, columns], or for [stack, rows, columns]")
         return spacing or None  # TOML has no None
 
     @field_validator("fit", mode="before")

@@ -15,7 +15,7 @@ import gc
 import random
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +23,6 @@ from torch import Tensor, nn
 
 from gantk.errors import one_line
 from gantk.method import Batch, Losses
-
-if TYPE_CHECKING:
-    from gantk.training.engine import Engine
 
 # steps of each kind before recording: allocates memory, chooses kernels, creates optimizer states
 WARM_UP = 3
@@ -67,11 +64,11 @@ class Graph:
 
 
 class Capture:
-    """Runs an engine's steps, by graph as soon as possible. `graph` creates a graph object; None: a
+    """Runs the steps of an `Engine`, by graph as soon as possible. `graph` creates a graph object; None: a
     CUDA graph.
     """
 
-    def __init__(self, engine: Engine, graph: Callable[[], Graph] | None = None):
+    def __init__(self, engine: Any, graph: Callable[[], Graph] | None = None):
         self.engine = engine
         self.device = engine.runtime.device
         if engine.runtime.world > 1:
@@ -208,7 +205,7 @@ class Capture:
         torch.cuda.current_stream().wait_stream(self._stream)
 
 
-def _tensors_of(engine: Engine) -> TensorState:
+def _tensors_of(engine: Any) -> TensorState:
     """All tensors that an engine's step changes."""
     states = [
         state for optimizer in engine.optimizers.values() for state in optimizer.state.values()

@@ -75,8 +75,6 @@ def test_patchgan_sees_exactly_its_receptive_field(layers):
         ),
         (lambda: PatchGAN(1, 2, width=2).check_size((20, 64)), "[24, 64]"),
         (lambda: DCGANDiscriminator(1, 2, width=2).check_size((32, 32)), "[64, 64]"),
-        (lambda: UNet(1, 1, 4), "data.dims"),
-        (lambda: UNet(1, 1, 2, norm="instnce"), "Did you mean 'instance'"),
     ],
 )
 def test_wrong_sizes_and_options_name_those_that_fit(make, words):
