@@ -405,12 +405,12 @@ ASKED = {
     "SynthRAD by region",
     "times of studies, as dcm2niix names them",
     "raw and processed",
+    "side files of each folder",
 }
 # of these none does: a line that the user writes, or a table
 TOLD = {
     "both echoes of a series",
     "both echoes without a time",
-    "side files of each folder",
     "two folders without a contrast",
     "channels below sites with letters",
     "hospitals side by side",
