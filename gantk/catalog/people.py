@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import defaultdict
-from itertools import combinations
+from collections import Counter, defaultdict
+from itertools import chain
 
 from gantk.catalog.words import without_visits
 
@@ -39,19 +39,12 @@ def _with_the_same_numbers(domains_of: dict[str, set[str]]) -> list[list[str]]:
     """Groups of patients of two domains, each in one of them only, whose names have the same
     numbers; [] unless these are half of a domain's patients or more.
     """
-    alone: dict[str, dict[tuple[int, ...], str]] = defaultdict(dict)
+    names_of: dict[tuple[int, ...], dict[str, str]] = defaultdict(dict)  # numbers, domain -> name
     for patient, domains in domains_of.items():
         numbers = tuple(map(int, re.findall(r"\d{1,18}", patient)))
         if len(domains) == 1 and numbers:
-            alone[next(iter(domains))][numbers] = patient
-
-    groups = []
-    for (one, patients), (other, others) in combinations(alone.items(), 2):
-        shared = [numbers for numbers in patients if numbers in others]
-        count = min(
-            sum(domain in domains for domains in domains_of.values()) for domain in (one, other)
-        )
-        if len(shared) > 1 and 2 * len(shared) >= count:
-            groups += [[patients[numbers], others[numbers]] for numbers in shared]
-
-    return groups
+            names_of[numbers][next(iter(domains))] = patient
+    groups = [[*names.values()] for names in names_of.values() if len(names) > 1]
+    patients = Counter(chain.from_iterable(domains_of.values()))
+    are_many = len(groups) > 1 and 2 * len(groups) >= min(patients.values())
+    return groups if are_many else []

@@ -6,13 +6,11 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from copy import copy
 from math import ceil, prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from gantk.catalog.question import as_setting
-from gantk.data.description import UNPAIRED_USES_HALF, few_patients, is_halved, training_in_words
 from gantk.data.sources.pairing import too_many_alone
 from gantk.errors import UserError
 from gantk.formats.files import listed_once
@@ -399,7 +397,6 @@ def _text(seen: Scans, lines: Lines, hours: float) -> str:
         facts["split"] = lines["data.split"][1]
     method, why = lines["method.name"]
     facts["method"] = f"{method}: {why}"
-    facts |= _facts_of_half(seen, lines)
     out = [f"# Made by `gantk plan` for {duration(3600 * hours)} of training. It found:"]
     for key, text in facts.items():
         out += _comment(f"{key:7}  {text}")
@@ -421,25 +418,6 @@ def _text(seen: Scans, lines: Lines, hours: float) -> str:
             out += _key_lines(name, value, "see above" if name in TOLD_KEYS else why)
 
     return "\n".join(out) + "\n"
-
-
-def _facts_of_half(seen: Scans, lines: Lines) -> dict[str, str]:
-    """What is trained on where an unpaired training uses one contrast of each patient, and a warning
-    where a domain is left with few patients, else a note that a paired one uses both.
-    """
-    if seen.suits_paired or not seen.fit or seen.patients < 2:
-        return {}
-    study = copy(seen.study)
-    study.method = registry().get("method", lines["method.name"][0]).load()
-    study.table = _recipe(lines, ()).check().data
-    study.divide()
-    if not is_halved(study):
-        return {}
-    few = few_patients(study)
-    return {
-        "data": training_in_words(study),
-        "warning" if few else "note": few or UNPAIRED_USES_HALF,
-    }
 
 
 def _key_lines(name: str, value: Any, why: str) -> list[str]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -233,14 +230,6 @@ class Files(VolumeSource):
         if rows and self.layout and not used:
             what = f"the layout {self.layout} explains no image in '{self.root}', such as {names}"
             remedy = "correct the line, or leave it out, so that others are proposed"
-            line = re.sub(r"\*?\{contrast\}\*?", "{class}", self.catalog.layout)
-            keys = [self.key_of(row.path) for row in rows]
-            texts = Counter(row.label for row in read_by(line, keys, [], self.contrast_words).rows)
-            if texts and line != self.catalog.layout:
-                words = sorted(text for text, _ in texts.most_common(2))
-                quoted = " and ".join(map(repr, words))
-                what = f"the layout {self.layout} finds {quoted} in '{self.root}', which are no words for contrasts"
-                remedy = f"name the domains so: --set 'data.domains={json.dumps(words)}'. {FILL_IN_TABLE}"
         return NothingFound(
             what,
             where="data.source.path",
