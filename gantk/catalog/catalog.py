@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -230,9 +230,6 @@ class Catalog(Sequence[Row]):
 
     def __getitem__(self, index):
         return self.rows[index]
-
-    def __iter__(self) -> Iterator[Row]:
-        return iter(self.rows)
 
     def write(self, table: Path, columns: Iterable[str]) -> None:
         """Write these columns of `COLUMNS` as a CSV from which a run reads the same images; paths

@@ -179,14 +179,8 @@ def _is_of_target(words: Sequence[str], place: int) -> bool:
     BIDS's `space` if a contrast follows; after `reg` if one precedes.
     """
     before = words[place - 1] if place else ""
-    if before.endswith("to"):
-        return True
-    others: Sequence[str] = ()
-    if before == "space":
-        others = words[place + 1 :]
-    elif before == "reg":
-        others = words[: place - 1]
-    return any(word in CONTRASTS for word in others)
+    others = {"space": words[place + 1 :], "reg": words[: max(place - 1, 0)]}.get(before, ())
+    return before.endswith("to") or any(word in CONTRASTS for word in others)
 
 
 def _meant(word: str, said: set[str | None], name: str) -> str:

@@ -9,13 +9,10 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from gantk.catalog.catalog import Row
-from gantk.catalog.contrasts import ContrastWords, words_of
 from gantk.catalog.words import (
-    SERIES_WORDS,
     are_channels,
     are_running_numbers,
     may_be_people_with_visits,
-    without_visits,
 )
 from gantk.plugin.layout import Layout
 
@@ -52,7 +49,6 @@ def doubt_about_names(
     rows: Sequence[Row],
     fields_of: Sequence[Mapping[str, str]],
     layout: Layout,
-    words: ContrastWords,
 ) -> str:
     """What the fields of a general line hold, `fields_of` each row, may be something else."""
     of_names = layout.pattern.rpartition("/")[2]
@@ -61,19 +57,11 @@ def doubt_about_names(
         return CHANNELS_WITHOUT_NAMES
 
     numbers: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    around: dict[str, set[tuple[str, ...]]] = defaultdict(set)  # contrast -> words around it
     for row, fields in zip(rows, fields_of, strict=True):
         if "running" in fields:
             numbers[row.contrast, row.label, row.split].append(fields["running"])
-        if "/*{contrast}*" in layout.pattern:
-            around[row.contrast].add(_unknown_words(fields, words))
     if not all(map(are_running_numbers, numbers.values())):
         return "numbers in names of pictures may be those of patients"
-    for contrast, own in around.items():
-        if len(own) > 1:
-            shown = " and ".join(f"'{' '.join(each)}'" for each in sorted(own)[:2])
-            return f"names of {contrast} differ in words that may be patients, as {shown}"
-
     if layout.one_patient and max(Counter(row.contrast for row in rows).values()) > 1:
         return "there are several files of one contrast"
     contrasts_of = _contrasts_of_patients(rows)
@@ -90,11 +78,3 @@ def _contrasts_of_patients(rows: Sequence[Row]) -> dict[str, set[str]]:
     for row in rows:
         found[row.subject].add(row.contrast)
     return found
-
-
-def _unknown_words(fields: Mapping[str, str], words: ContrastWords) -> tuple[str, ...]:
-    """The words around a contrast that are neither of the scan, the visit nor the patient's folder."""
-    known = {word.lower() for word in words_of(fields.get("patient", ""))} | SERIES_WORDS
-    known |= words.contrast_of.keys()
-    found = map(str.lower, words_of(without_visits(fields["contrast"])))
-    return tuple(w for w in found if w not in known and not re.fullmatch(r"\d{1,3}", w))

@@ -232,7 +232,7 @@ def read_by(
     known |= {layout.pattern: layout for layout in known.values()}
     tried = []
     if line in known:
-        tried = [(known[line], own) for own in _images_to_explain(images, words)]
+        tried = [(known[line], own) for own in _images_to_explain(images)]
     if not tried or line == known[line].pattern:  # then its fields may be any text
         own = [NamedImage(scan_named(x), compose_text(_without_suffix(x))) for x in images]
         tried.append((Layout(line), own))
@@ -250,7 +250,7 @@ def read_contrasts(images: Sequence[str], words: ContrastWords) -> Reading:
     is known.
     """
     found = Reading(CONTRASTS_ALONE)
-    for image in _without_splits(images, words):
+    for image in _without_splits(images):
         parts = reversed(image.text.split("/"))
         said = next(filter(None, map(words.said, parts)), frozenset[str]())
         row = Row(image.scan, only(said), split=image.split)
@@ -274,7 +274,7 @@ def _readings_of(
 ) -> list[Reading]:
     """The readings of lines, without the folders that all images share, else with them."""
     doubted: list[Reading] = []
-    for own in _images_to_explain(images, words):
+    for own in _images_to_explain(images):
         readings = [explain(layout, own, contrasts, words) for layout in lines]
         if not all(reading.doubt for reading in readings):
             return readings
@@ -282,19 +282,19 @@ def _readings_of(
     return doubted
 
 
-def _images_to_explain(paths: Sequence[str], words: ContrastWords) -> list[list[NamedImage]]:
+def _images_to_explain(paths: Sequence[str]) -> list[list[NamedImage]]:
     """What lines are compared with: paths without the split and the folders that all share; then,
     where that differs, with these folders.
     """
-    own = _without_splits(paths, words)
+    own = _without_splits(paths)
     texts = without_shared([image.text for image in own])
     short = [replace(image, text=text) for image, text in zip(own, texts, strict=True)]
     return [short] if short == own else [short, own]
 
 
-def _without_splits(paths: Sequence[str], words: ContrastWords) -> list[NamedImage]:
+def _without_splits(paths: Sequence[str]) -> list[NamedImage]:
     """Images by their paths without the split, if there are several."""
-    taken = [take_split(compose_text(_without_suffix(path)), words) for path in paths]
+    taken = [take_split(compose_text(_without_suffix(path))) for path in paths]
     # a single split, as in TrainT1, says nothing
     are_several = len({split for _, split in taken}) > 1
     return [
@@ -308,23 +308,19 @@ def _without_suffix(path: str) -> str:
 
 
 def without_shared(texts: Sequence[str]) -> list[str]:
-    """Paths without the folders that all share, which say nothing; of paths of one length also
-    without a folder that says no more than the one below it, as in Tr1/TrainT1, Tr2/TrainT2.
+    """Paths of one length without the folders that all share, which say nothing, and without a folder
+    that says no more than the one below it, as in Tr1/TrainT1, Tr2/TrainT2.
     """
     parts = [text.split("/") for text in texts]
-    shortest = min(map(len, parts), default=1)
-    columns = [[own[depth] for own in parts] for depth in range(shortest - 1)]
+    if len({*map(len, parts)}) != 1:
+        return [*texts]
+    *columns, _ = zip(*parts, strict=True)
     shared = {depth for depth, names in enumerate(columns) if len({*names}) == 1}
-    if all(len(own) == shortest for own in parts):
-        shared |= {
-            depth
-            for depth, (upper, lower) in enumerate(pairwise(columns))
-            if len({*upper}) == len({*lower}) == len({*zip(upper, lower, strict=True)}) > 1
-        }
-    else:  # only the first folders of all, and not the last one above the shortest
-        shared = {
-            depth for depth in shared if {*range(depth + 1)} <= shared and depth < shortest - 2
-        }
+    shared |= {
+        depth
+        for depth, (upper, lower) in enumerate(pairwise(columns))
+        if len({*upper}) == len({*lower}) == len({*zip(upper, lower, strict=True)}) > 1
+    }
     return ["/".join(x for depth, x in enumerate(own) if depth not in shared) for own in parts]
 
 
@@ -429,7 +425,7 @@ def explain(
         found.doubt = _doubt_about_left_out(found.left_out)
     found.doubt = found.doubt or doubt_about_table(found.rows, layout, contrasts)
     if layout.general:
-        found.doubt = found.doubt or doubt_about_names(found.rows, fields_of, layout, words)
+        found.doubt = found.doubt or doubt_about_names(found.rows, fields_of, layout)
     return found.of_contrasts(contrasts)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from gantk.catalog.contrasts import ContrastWords
 from gantk.formats.files import stem_of
@@ -67,7 +67,6 @@ PROCESSED = re.compile(r"(?i)[-_](?:brain|bet|bias|restore|norm)$")
 OF_SPM = re.compile(r"(?:i?y_|u_)?[smwrau]*(?:c[1-6]|p[0-6])?")
 MAX_SPM_PREFIX = 6  # characters
 COPY = re.compile(r"(?i)(?: ?\(\d+\)| - copy|[-_. ]+(?:copy|old|backup|bak))$")
-COPY_FOLDER = re.compile(r"(?i)_?(?:old|copy|copies|backup|bak|trash)")
 
 NAME_WORDS = re.compile(r"[-_. +]|(?<=[a-z])(?=[A-Z])")
 
@@ -94,14 +93,8 @@ def left_out(
     for path in paths:
         folder, _, name = path.rpartition("/")
         stem = stem_of(name)
-        kind = _kind_by_name(stem, folder.split("/"), words) or _kind_of_copy(
-            stem, folder, stems_in
-        )
-        if not kind and words.said(stem) and stripped:
-            beside = {f"{stem}{end}" for end in ("_brain", "_bet", "-brain")} & stems_in[folder]
-            kind = "with skull" if beside else ""
-        elif not kind:
-            kind = _made_of_another(stem, stems_in[folder], words)
+        kind = _kind_by_name(stem, folder.split("/"), words)
+        kind = kind or _kind_beside(stem, stems_in[folder], words, stripped)
         if kind:
             found[path] = kind
     return found if len(found) < len(paths) else {}
@@ -121,19 +114,16 @@ def _kind_by_name(stem: str, folders: Sequence[str], words: ContrastWords) -> st
     return ""
 
 
-def _kind_of_copy(stem: str, folder: str, stems_in: Mapping[str, set[str]]) -> str:
-    """ "copy by name" of the image beside it, or of one in the folder above `old`; what they show is
-    not compared.
+def _kind_beside(stem: str, beside: set[str], words: ContrastWords, stripped: bool) -> str:
+    """What an image is by the names of those beside it: "copy by name", "of _brain" or "of SPM",
+    which made it of one of them; as of `left_out`, "with skull"; or "".
     """
     copy = COPY.search(stem)
-    is_beside = copy and stem[: copy.start()] in stems_in[folder]
-    above, _, last = folder.rpartition("/")
-    is_below = COPY_FOLDER.fullmatch(last) and stem in stems_in[above]
-    return "copy by name" if is_beside or is_below else ""
-
-
-def _made_of_another(stem: str, beside: set[str], words: ContrastWords) -> str:
-    """Which program made an image of the one beside it: "of _brain", "of SPM"; or ""."""
+    if copy and stem[: copy.start()] in beside:
+        return "copy by name"
+    if stripped and words.said(stem):
+        bare = beside & {f"{stem}{end}" for end in ("_brain", "_bet", "-brain")}
+        return "with skull" if bare else ""
     processed = PROCESSED.search(stem)
     original = stem[: processed.start()] if processed else ""
     if processed and original in beside and words.said(original):
@@ -173,7 +163,7 @@ def day_of(visit: str) -> str:
     return visit[:8] if visit[:8].isdigit() else visit
 
 
-def take_split(path: str, words: ContrastWords) -> tuple[str, str]:
+def take_split(path: str) -> tuple[str, str]:
     """A path without the split that a folder names, or starts or ends with; and the split, or ""."""
     *folders, name = path.split("/")
     kept = []
@@ -183,10 +173,8 @@ def take_split(path: str, words: ContrastWords) -> tuple[str, str]:
         match = match or re.search(rf"(?i)(?<=[-_ ]){SPLIT}$", folder)
         rest = folder
         if match:
-            others = (folder[: match.start()] + folder[match.end() :]).strip("-_ ")
-            if not others or words.said(others) or others in "AB" or whole(SPLIT, match[0]):
-                split = split or split_named(match[0])
-                rest = others
+            rest = (folder[: match.start()] + folder[match.end() :]).strip("-_ ")
+            split = split or split_named(match[0])
         if rest:
             kept.append(rest)
     return "/".join([*kept, name]), split

@@ -552,8 +552,7 @@ def test_a_wrong_line_names_its_mistake(line, says):
     "word", ["val", "valid", "validation", "Val", "dev", "imagesVal", "val_set"]
 )
 def test_folders_of_validation_are_no_training(word):
-    words = ContrastWords()
-    splits = [take_split(f"{folder}/p1/x", words)[1] for folder in ("train", word, "test")]
+    splits = [take_split(f"{folder}/p1/x")[1] for folder in ("train", word, "test")]
     assert splits == ["train", "validation", "test"]
 
 

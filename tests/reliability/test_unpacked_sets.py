@@ -62,7 +62,7 @@ UNPACKED |= {
 ASKED = {
     "Set{o}_Train/S-0000{p}-00{v}": "{site}/S-{patient}-{visit}/*{contrast}*.nii",
     "10{p}/unprocessed/3T": "{patient}/unprocessed/3T/*/*{contrast}*.nii",
-    "Imaging/Patient-{p}/week-00{v}-1": "[{site}/]{patient}/[{visit}/]*{contrast}*",
+    "Imaging/Patient-{p}/week-00{v}-1": "Imaging/{patient}/{visit}/{contrast}.nii",
     "Export/Doe_{o}/2020010{v} Head": "Export/{patient}/{visit}/*{contrast}*.nii",
     "training0{p}/pre": "{site}/pre/{patient}_{visit}_{contrast}_pp.nii",
     "disc{o}/S_00{p}_MR{v}": "{site}/S_{patient}_{visit}/S_*_mr_{contrast}.nii",
