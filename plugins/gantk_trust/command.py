@@ -50,8 +50,8 @@ from gantk.terminal import Command, device_option, overwrite_option
 def command(run, image, out, **options) -> None:
     """Show which pixels of IMAGE influence a region of its translation by RUN.
 
-    OUT.png shows the input, its translation with the outline of the region, and the input with a
-    map. Red pixels raise the brightness of the region; blue pixels lower it.
+    OUT.png shows the input, its translation with the outline of the region, and a map. Red pixels
+    raise the brightness of the region; blue pixels lower it.
     """
     from gantk.terminal import say
     from gantk_trust.explain import explain

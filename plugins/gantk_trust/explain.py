@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from io import BytesIO
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image as Picture
-from scipy.ndimage import binary_erosion, gaussian_filter
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from gantk.errors import UserError, importing
@@ -22,12 +21,12 @@ from gantk.inference.frame import TranslateOptions
 from gantk.prepare.module import neighbour_places
 from gantk.terminal import Say
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 INTEGRAL_STEPS = 32  # steps of the integral from the blurred image to the image
 BLUR = 1 / 10  # standard deviation of the blur, as a share of a side
 SATURATION_PERCENTILE = 99.5  # of the map's magnitudes; its colours are saturated above
-RED = np.array([1.0, 0.15, 0.1])
-BLUE = np.array([0.1, 0.35, 1.0])
-YELLOW = np.array([1.0, 0.8, 0.0])
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,7 @@ class Explanation:
     # (*size): above 0 where a pixel raised the region's mean, below 0 where it lowered it
     map: np.ndarray
     difference: float  # the region's mean minus that for the blurred input, near the map's sum
-    picture: np.ndarray  # uint8 (H, 3 W, 3): input, translation with the region, map
-    path: Path | None = None  # of the written picture
+    picture: Figure  # input, translation with the region, map
 
 
 def explain(
@@ -78,11 +76,10 @@ def explain(
         UserError: the run makes no translations or has no gradients, or slice or region lie outside
             the image.
     """
-    path = None
     if out is not None:
         named = expect_name(out, "OUT")
-        path = named.with_name(f"{named.name.removesuffix('.png')}.png")
-        expect_replaceable([path], overwrite, "OUT")
+        out = named.with_name(f"{named.name.removesuffix('.png')}.png")
+        expect_replaceable([out], overwrite, "OUT")
     with importing("`gantk explain`", "explain"):
         from captum.attr import IntegratedGradients
 
@@ -124,11 +121,13 @@ def explain(
     shown = prepare.middle(seen)[0].mean(0).cpu().numpy()
     picture = _draw(shown, made, found, inside.numpy(), frame.range)
     say(f"explains {difference:+.3g}, the change of the region's mean from the blurred input")
-    if path:
-        make_folder(path.parent)
-        write_output(path, _png(picture))
-        say(f"wrote    {path}")
-    return Explanation(found, difference, picture, path)
+    if out is not None:
+        make_folder(Path(out).parent)
+        png = BytesIO()
+        picture.savefig(png)
+        write_output(Path(out), png.getvalue())
+        say(f"wrote    {out}")
+    return Explanation(found, difference, picture)
 
 
 def _planes(stack: np.ndarray, number: int | None, neighbours: int) -> Tensor:
@@ -165,30 +164,23 @@ def _draw(
     found: np.ndarray,
     inside: np.ndarray,
     ends: tuple[float, float],
-) -> np.ndarray:
-    """Input, translation with the region's outline, and the map over the input, uint8 (H, 3 W, 3);
-    of volumes the plane with most of the map.
+) -> Figure:
+    """Input, translation with the region's outline, and the map; of volumes the plane with most of
+    the map.
     """
+    from matplotlib.figure import Figure
+
     if seen.ndim == 3:
         best = int(np.abs(found).sum(axis=(1, 2)).argmax())
         seen, made, found, inside = (each[best] for each in (seen, made, found, inside))
 
-    black, white = ends
-    left, middle = (
-        np.clip((each - black) / (white - black), 0, 1)[..., None].repeat(3, axis=2)
-        for each in (seen, made)
-    )
-    middle[inside & ~binary_erosion(inside)] = YELLOW
+    figure = Figure((12, 4), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    left.imshow(seen, "gray", vmin=ends[0], vmax=ends[1])
+    middle.imshow(made, "gray", vmin=ends[0], vmax=ends[1])
+    middle.contour(inside, [0.5], colors="gold")
     top = np.percentile(np.abs(found), SATURATION_PERCENTILE) or 1.0
-    strength = np.clip(np.abs(found) / top, 0, 1)[..., None]
-    colour = np.where(found[..., None] > 0, RED, BLUE)
-    right = (1 - strength) * 0.7 * left + strength * colour
-    return (255 * np.concatenate([left, middle, right], axis=1)).round().astype(np.uint8)
-
-
-def _png(picture: np.ndarray) -> bytes:
-    """A picture as PNG bytes, enlarged to at least 256 rows."""
-    times = -(-256 // len(picture))
-    file = BytesIO()
-    Picture.fromarray(picture.repeat(times, 0).repeat(times, 1)).save(file, "PNG")
-    return file.getvalue()
+    right.imshow(found, "bwr", vmin=-top, vmax=top)
+    for axes in figure.axes:
+        axes.axis("off")
+    return figure
