@@ -104,8 +104,8 @@ def gantk_register(add) -> None:
             "classification_gain": (
                 "What generated images add to real ones",
                 "Balanced accuracy with both minus that with real images alone, of classifiers of the"
-                " same seeds. The interval includes the chance of the trainings: if it includes 0,"
-                " neither help nor harm is shown.",
+                " same seeds. The interval includes the chance of the trainings: if it includes 0, or if"
+                " fewer than six patients or classifiers give none, neither help nor harm is shown.",
             ),
         },
     )

@@ -198,8 +198,6 @@ class Classification(Judge):
         ):
             value, ci95 = mean_recall(recognised, truth, tested.patients)
             details = {"accuracy": Score(value=float(recognised.mean()))}
-            if suffix == "_gain":
-                details = {"note": gain_sentence(ci95, tested.patients)}
             scores[self.name + suffix] = Score(
                 value=value,
                 ci95=ci95,
@@ -224,19 +222,6 @@ def mean_recall(
     seeds = [*map(str, range(len(right)))]
     value, ci95 = left_out_interval(recall, or_blocks(patients), seeds)
     return value, ci95 and np.clip(ci95, min(0.0, right.min()), 1.0).tolist()
-
-
-def gain_sentence(ci95: Sequence[float] | None, patients: Sequence[str]) -> str:
-    """What the interval of a gain on these patients' images shows."""
-    if ci95 is None:
-        return "fewer than six patients or classifiers have no interval: the sign may be chance"
-    low, high = ci95
-    interval = f"[{low:.3f}, {high:.3f}]"
-    if low <= 0 <= high:
-        return f"0 is within {interval}: neither help nor harm by generated images is shown"
-    effect = "help" if low > 0 else "harm"
-    unless = ", unless test images show one person" if "" in patients else ""
-    return f"0 is not within {interval}: generated images {effect} this classifier{unless}"
 
 
 class SmallConv(nn.Module):

@@ -12,7 +12,7 @@ from tiny import registered
 
 from gantk.errors import UserError
 from gantk.metrics.sets import ImageGroup, select_images, set_scores
-from gantk_scores.tasks.classification import balanced_accuracy, gain_sentence, mean_recall
+from gantk_scores.tasks.classification import balanced_accuracy, mean_recall
 
 Classification = registered("metric", "classification")
 Segmentation = registered("metric", "segmentation")
@@ -78,9 +78,8 @@ def test_gain_includes_the_spread_of_seeds():
     assert mean_recall(alone - alone, truth, patients) == (0, [0, 0])
     assert spread[0] < 0 < spread[1]
     assert low < of_blocks, "unknown patients: blocks of images"
-    for ends, words in ((spread, "neither"), (helps, "images help"), (few, "no interval")):
-        assert words in gain_sentence(ends, patients)
-    assert "one person" in gain_sentence(helps, [""])
+    assert helps[0] > 0
+    assert few is None
 
 
 @pytest.mark.slow
@@ -96,7 +95,6 @@ def test_good_synthetic_images_teach_and_bad_ones_do_not():
     assert min(found.value for found in good.values()) > 0.85
     assert gain.value == good["classification_both"].value - good["classification_real"].value
     assert gain.ci95[0] <= 0 <= gain.ci95[1]
-    assert "0 is within" in gain.details["note"]
     found = good["classification"]
     assert found.ci95[0] <= found.value <= found.ci95[1]
     swapped = ImageGroup(made.images, made.patients, 1 - made.labels)
