@@ -108,7 +108,7 @@ def describe(found: Dataset) -> SeriesHeader:
     return SeriesHeader(
         modality=modality,
         words=tuple(value_of(found, name) for name in OF_SERIES),
-        label=f"{modality} {description_without_names(found, 'SeriesDescription')}",
+        label=f"{modality} {description_without_names(found)}",
         no_scan=no_scan(found),
         patient=patient,
         study=pseudonym(study),
@@ -184,9 +184,11 @@ def field_strength(dataset: Dataset) -> float | None:
     return tesla if tesla and 0 < tesla <= MAX_TESLA else None
 
 
-def description_without_names(dataset: Dataset, keyword: str) -> str:
-    """A description's text without any word that occurs in the header's names and identifiers."""
-    text = text_of(dataset, keyword)
+def description_without_names(dataset: Dataset) -> str:
+    """The description of a series, or else its protocol, without any word that occurs in the header's
+    names and identifiers.
+    """
+    text = next(filter(None, (text_of(dataset, name) for name in OF_SERIES)), "")
     tags = [
         tag
         for tag in list(dataset.keys())

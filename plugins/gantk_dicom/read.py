@@ -67,11 +67,7 @@ class Headers(list[Dataset]):
             "age": age_in_years(self[0]),
             "body_part": body_part(self[0]),
             "field_strength": field_strength(self[0]),
-            "description": (
-                description_without_names(self[0], "SeriesDescription")
-                or description_without_names(self[0], "ProtocolName")
-                or None
-            ),
+            "description": description_without_names(self[0]) or None,
             "lossy": value_of(self[0], "LossyImageCompression") == "01",
             "patient": said.patient,
             "study": said.study,

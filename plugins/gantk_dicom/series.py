@@ -381,11 +381,7 @@ def _series_name(one: Slice, element: str) -> str:
     """NUMBER-DESCRIPTION of a series, with the element that tells this volume from others; with its
     value where that is a number or a code, or a patient's pseudonym.
     """
-    words = (
-        description_without_names(one.header, "SeriesDescription")
-        or description_without_names(one.header, "ProtocolName")
-        or text_of(one.header, "Modality")
-    )
+    words = description_without_names(one.header) or text_of(one.header, "Modality")
     label = element
     if element == "ImageOrientationPatient":
         label = one.plane

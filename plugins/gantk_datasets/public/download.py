@@ -62,18 +62,12 @@ def public_sets() -> list[tuple[str, ...]]:
     """
     rows = []
     for name, known in known_sets().items():
-        sizes = [file.get("size", 0) for file in known.get("files", {}).values()]
-        total = f"{sum(sizes) / 1e9:.1f} GB" if sum(sizes) >= 1e9 else f"{sum(sizes) / 1e6:.1f} MB"
-        if not sizes:
+        sizes = [file["size"] for file in known.get("files", {}).values()]
+        size = f"{sum(sizes) / 1e6:,.1f} MB" if all(sizes) else "not published"
+        if "ask" in known:
             size = "on request"
-        elif all(sizes):
-            size = total
-        else:
-            size = "not published"
-
-        rows.append(
-            (name, known["about"], size, known["licence"], known.get("ask") or known["base"])
-        )
+        where = known.get("ask") or known["base"]
+        rows.append((name, known["about"], size, known["licence"], where))
 
     return rows
 

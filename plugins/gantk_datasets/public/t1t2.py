@@ -57,10 +57,11 @@ def transform(path: Path) -> np.ndarray:
     """Read an affine transform from an ITK text file; returns the 4 x 4 matrix between points in mm
     (RAS).
     """
-    lines = path.read_text("utf-8").splitlines()
-    values = dict(line.split(": ", 1) for line in lines if ": " in line)
-    numbers = np.array(values["Parameters"].split(), float)
-    centre = np.array(values["FixedParameters"].split(), float)
+    import SimpleITK as sitk
+
+    read = sitk.ReadTransform(str(path))
+    numbers = np.array(read.GetParameters())
+    centre = np.array(read.GetFixedParameters())
     # ITK's axes point to the left and the back
     matrix = np.eye(4)
     flip = np.diag([-1.0, -1.0, 1.0, 1.0])

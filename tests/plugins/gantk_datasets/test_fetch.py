@@ -340,7 +340,11 @@ def t1t2_set(tmp_path):
     """The prepared set, of volumes that all hold the same numbers, and its tables by name."""
     thick = np.diag([1.0, 1.0, 3.0, 1.0])
     # of points, to the left, in mm
-    transform = "Parameters: 1 0 0 0 1 0 0 0 1 {} 0 0\nFixedParameters: 5 6 7\n"
+    transform = (
+        "#Insight Transform File V1.0\n#Transform 0\n"
+        "Transform: MatrixOffsetTransformBase_double_3_3\n"
+        "Parameters: 1 0 0 0 1 0 0 0 1 {} 0 0\nFixedParameters: 5 6 7\n"
+    )
     for path, facts in download.known_sets()["t1t2"]["files"].items():
         file = tmp_path / facts["as"]
         file.parent.mkdir(parents=True, exist_ok=True)
