@@ -43,19 +43,17 @@ def propose(
     for own in filter(None, (images, saying)):
         lines += _lines_of(own, words)
     readings = [read_by(line, images, contrasts, words) for line in dict.fromkeys(lines)]
-    readings = [reading for reading in readings if _has_all(reading, contrasts)]
-
+    # of two contrasts or more, all are there
+    wanted = {*contrasts} if len(contrasts) > 1 else set()
+    readings = [
+        each for each in readings if each.rows and wanted <= {row.contrast for row in each.rows}
+    ]
     readings.sort(key=lambda reading: -_worth(reading, len(images)))
     different: dict[tuple, str] = {}
     for reading in readings:
         different.setdefault(reading.table(), reading.layout)
     best = [*different.values()][:MAX_PROPOSALS]
     return [read_by(line, paths, contrasts, words, left_out) for line in best]
-
-
-def _has_all(reading: Reading, contrasts: Sequence[str]) -> bool:
-    there = {row.contrast for row in reading.rows}
-    return bool(there) and (len(contrasts) < 2 or there >= {*contrasts})
 
 
 def _worth(reading: Reading, images: int) -> float:

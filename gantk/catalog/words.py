@@ -124,10 +124,9 @@ def _kind_beside(stem: str, beside: set[str], words: ContrastWords, stripped: bo
     if stripped and words.said(stem):
         bare = beside & {f"{stem}{end}" for end in ("_brain", "_bet", "-brain")}
         return "with skull" if bare else ""
-    processed = PROCESSED.search(stem)
-    original = stem[: processed.start()] if processed else ""
-    if processed and original in beside and words.said(original):
-        return f"of {processed[0]}"
+    original = PROCESSED.sub("", stem)
+    if original != stem and original in beside and words.said(original):
+        return f"of {stem.removeprefix(original)}"
     for end in range(1, min(MAX_SPM_PREFIX + 1, len(stem))):
         original = stem[end:]
         if original in beside and OF_SPM.fullmatch(stem[:end]) and words.said(original):

@@ -96,15 +96,15 @@ def _say_runs(
         trainings = folds * len(recipes)
         total = f"{trainings} trainings, {duration(3600 * hours * trainings)} in all"
         say(f"folds    few patients: train {folds} times, to test each patient once ({total})")
-        numbers = " ".join(map(str, range(folds)))
-        for each, run in zip(recipes, runs, strict=True):
-            fold = f"--set data.split.folds={folds} --set data.split.fold=$k --out {run}_fold$k"
-            say_next(f"for k in {numbers}; do gantk run {argument(each)} {fold} || break; done")
-        runs = [f"{run}_fold*" for run in runs]
-    elif methods:
-        for each, run in zip(recipes, runs, strict=True):
-            say_next(f"gantk run {argument(each)} --out {run}")
-    compared = " ".join(runs)
+    numbers = " ".join(map(str, range(folds)))
+    fold = f"--set data.split.folds={folds} --set data.split.fold=$k"
+    for each, run in zip(recipes, runs, strict=True):
+        command = f"gantk run {argument(each)}"
+        if folds:
+            say_next(f"for k in {numbers}; do {command} {fold} --out {run}_fold$k || break; done")
+        elif methods:
+            say_next(f"{command} --out {run}")
+    compared = " ".join(f"{run}_fold*" if folds else run for run in runs)
     if len({registry().get("method", name).load().paired for name in methods}) > 1:
         say_next(f"gantk eval {compared} --data {argument(scans)}")  # on one scale
     elif methods or folds:
