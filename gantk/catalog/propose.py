@@ -79,13 +79,9 @@ def _lines_of(images: Sequence[str], words: ContrastWords) -> Iterator[str]:
     shapes = [_shapes(column, words) for column in zip(*parts, strict=True)]
     for shape in product(*shapes):
         for line in _lines_of_shape("/".join(shape), is_volume(paths[0])):
-            yield _with_one_contrast(line) + suffix
-
-
-def _with_one_contrast(line: str) -> str:
-    """A line in which only the last contrast is a field: the file's own name decides."""
-    head, field, tail = line.rpartition("{contrast}")
-    return re.sub(r"\*?{contrast}\*?", "*", head) + field + tail
+            # only the last contrast is a field: the file's own name decides
+            head, field, tail = line.rpartition("{contrast}")
+            yield re.sub(r"\*?{contrast}\*?", "*", head) + field + tail + suffix
 
 
 def _shapes(column: Sequence[str], words: ContrastWords) -> list[str]:

@@ -20,6 +20,7 @@ VISIT = (
     rf"(?:{DATE}|(?:sess?(?:ion)?|visit|week|month|year|day|time[-_ ]?point|tp)[-_ ]?\d[\d-]*[a-z]?"
     r"|ses-[a-z0-9]+|baseline|follow[-_ ]?up\d*|(?:pre|post)(?:[-_ ]?op\w*)?)"
 )
+VISITS = re.compile(rf"(?i)(?<![^\W_]){VISIT}(?![^\W_])")  # in a name
 PERSON = (
     r"(?:(?:sub|subject|patient|pat|case|p)[-_ ]?\d+|sub-[a-z0-9]+|\d{3}_S_\d{4}"
     r"|BraTS-[a-z]+-\d{5}|TCGA-\w\w-\w{4})"
@@ -65,8 +66,9 @@ RESULT_FOLDER = re.compile(r"(?i)derivatives|sourcedata|mninonlinear")
 # of an image beside it: by FSL and others behind its name, by SPM before it; and copies
 PROCESSED = re.compile(r"(?i)[-_](?:brain|bet|bias|restore|norm)$")
 OF_SPM = re.compile(r"(?:i?y_|u_)?[smwrau]*(?:c[1-6]|p[0-6])?")
-MAX_SPM_PREFIX = 6  # characters
 COPY = re.compile(r"(?i)(?: ?\(\d+\)| - copy|[-_. ]+(?:copy|old|backup|bak))$")
+
+COPY_FOLDER = re.compile(r"(?i)_?(?:old|copy|copies|backup|bak|trash)")
 
 NAME_WORDS = re.compile(r"[-_. +]|(?<=[a-z])(?=[A-Z])")
 
@@ -94,6 +96,9 @@ def left_out(
         folder, _, name = path.rpartition("/")
         stem = stem_of(name)
         kind = _kind_by_name(stem, folder.split("/"), words)
+        above, _, last = folder.rpartition("/")
+        if COPY_FOLDER.fullmatch(last) and stem in stems_in[above]:
+            kind = kind or "copy by name"
         kind = kind or _kind_beside(stem, stems_in[folder], words, stripped)
         if kind:
             found[path] = kind
@@ -118,8 +123,8 @@ def _kind_beside(stem: str, beside: set[str], words: ContrastWords, stripped: bo
     """What an image is by the names of those beside it: "copy by name", "of _brain" or "of SPM",
     which made it of one of them; as of `left_out`, "with skull"; or "".
     """
-    copy = COPY.search(stem)
-    if copy and stem[: copy.start()] in beside:
+    copied = COPY.sub("", stem)
+    if copied != stem and copied in beside:
         return "copy by name"
     if stripped and words.said(stem):
         bare = beside & {f"{stem}{end}" for end in ("_brain", "_bet", "-brain")}
@@ -127,7 +132,7 @@ def _kind_beside(stem: str, beside: set[str], words: ContrastWords, stripped: bo
     original = PROCESSED.sub("", stem)
     if original != stem and original in beside and words.said(original):
         return f"of {stem.removeprefix(original)}"
-    for end in range(1, min(MAX_SPM_PREFIX + 1, len(stem))):
+    for end in range(1, len(stem)):
         original = stem[end:]
         if original in beside and OF_SPM.fullmatch(stem[:end]) and words.said(original):
             return "of SPM"
@@ -136,12 +141,11 @@ def _kind_beside(stem: str, beside: set[str], words: ContrastWords, stripped: bo
 
 def patient_and_visit(text: str) -> tuple[str, str]:
     """The patient and the visit of a text: a word for a person, else all but words of visits."""
-    visits = [match[0] for match in re.finditer(rf"(?i)(?<![^\W_]){VISIT}(?![^\W_])", text)]
     person = re.search(rf"(?i)(?<![a-z0-9]){PERSON}(?![a-z0-9])", text)
     if person:
         rest = text[: person.start()] + text[person.end() :]
         return person[0], rest.strip("-_. ")
-    return without_visits(text).strip("-_. "), "_".join(visits)
+    return without_visits(text).strip("-_. "), "_".join(VISITS.findall(text))
 
 
 def without_visits(text: str) -> str:
@@ -153,7 +157,7 @@ def visit_words(text: str) -> str:
     """The words of visits in what surrounds a contrast, dates without times; `post` and `pre` are
     said of agents there.
     """
-    found = (match[0] for match in re.finditer(rf"(?i)(?<![^\W_]){VISIT}(?![^\W_])", text))
+    found = VISITS.findall(text)
     return "_".join(day_of(word) for word in found if word.lower() not in ("post", "pre"))
 
 
