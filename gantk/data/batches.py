@@ -28,26 +28,22 @@ class TensorCache:
     def __init__(self, room: int):
         self._size = room
         self._room = room
-        self._kept: dict[Any, tuple[object, tuple[Tensor, ...]]] = {}
+        self._kept: dict[Any, tuple[Tensor, ...]] = {}
         self._lock = Lock()
 
-    def get(
-        self, key: object, origin: object, make: Callable[[], tuple[Tensor, ...]]
-    ) -> tuple[Tensor, ...]:
-        """The tensors kept under `key` if they were made from the same `origin`, else those of
-        `make`, which are kept where there is room.
-        """
+    def get(self, key: object, make: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """The tensors kept under `key`, else those of `make`, which are kept where there is room."""
         kept = self._kept.get(key)
-        if kept is not None and kept[0] is origin:
-            return kept[1]
+        if kept is not None:
+            return kept
 
         tensors = make()
         nbytes = sum(tensor.untyped_storage().nbytes() for tensor in tensors)
         with self._lock:
-            is_kept = key in self._kept  # made from another origin, or by another thread
-            if is_kept or nbytes <= self._room:
-                self._room -= 0 if is_kept else nbytes
-                self._kept[key] = origin, tensors
+            # another thread may have made them too
+            if key not in self._kept and nbytes <= self._room:
+                self._room -= nbytes
+                self._kept[key] = tensors
 
         return tensors
 
@@ -99,8 +95,7 @@ class ImageSet:
         """An image with its lesion mask, (1, *size) from 0 to 1; the mask takes no memory where
         there is none.
         """
-        mapping = self.intensity
-        image, mask = self._cache.get(index, mapping, lambda: self._prepare(index, mapping))
+        image, mask = self._cache.get(index, lambda: self._prepare(index))
         return image, mask
 
     def free_memory(self) -> None:
@@ -113,12 +108,12 @@ class ImageSet:
         """
         find = self.companions
         assert find is not None
-        (companion,) = self._cache.get(("companion", index), find, lambda: (find(index, sets),))
+        (companion,) = self._cache.get(("companion", index), lambda: (find(index, sets),))
         return companion
 
-    def _prepare(self, index: int, mapping: IntensityMapping) -> tuple[Tensor, Tensor]:
+    def _prepare(self, index: int) -> tuple[Tensor, Tensor]:
         record = self.records[index]
-        image = torch.from_numpy(self.preparation.image(record, mapping))
+        image = torch.from_numpy(self.preparation.image(record, self.intensity))
         mask = self.preparation.mask(record) if self.masks else None
         if mask is None:  # of a patient without a file of a mask: all pixels count as outside
             return image, torch.zeros(1).expand(1, *self.size)

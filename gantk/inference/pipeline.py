@@ -30,6 +30,7 @@ from gantk.prepare.module import (
     WINDOW_REACH,
     Prepare,
     Scale,
+    as_tensor,
     fit_lines,
     least_variance,
     neighbour_places,
@@ -185,7 +186,7 @@ class _Passage:
             parts = [slice(0, count)] if in_one else slabs((count, *self.native.shape[2:]))
             for part in parts:
                 native = slice(first + part.start, first + part.stop)
-                planes = self._planes(maps, part, _as_tensor(self.native[:, native])[None])
+                planes = self._planes(maps, part, as_tensor(self.native[:, native])[None])
                 if not results:
                     shape = (len(planes[0]), *self.image.pixels.shape[1:])
                     results = [torch.from_numpy(np.empty(shape, np.float32)) for _ in planes]
@@ -270,7 +271,7 @@ class _Passage:
         @lru_cache(2 * frame.neighbours + 2)
         def slice_of(number: int) -> Tensor:
             """What the network sees, one by one, (C, *spatial), as `Pipeline.stack_of`."""
-            return _as_tensor(pixels[:, number] if self.by_slice else pixels)
+            return as_tensor(pixels[:, number] if self.by_slice else pixels)
 
         rows = neighbour_places(torch.arange(total), frame.neighbours, total).tolist()
         shown: list[Tensor] = []  # of the block's slices that are not blank
@@ -310,13 +311,6 @@ class _Passage:
         if self.pipeline.post_steps:
             made = [self.pipeline.post_steps(each, seen) for each in made]
         return [*made, prepare.middle(seen)] if self.sharpens else made
-
-
-def _as_tensor(pixels: Any) -> Tensor:
-    """An array as a tensor, copied only if torch cannot use its memory."""
-    if isinstance(pixels, Tensor):
-        return pixels
-    return torch.from_numpy(np.require(pixels, np.float32, ("C", "W")))
 
 
 def expect_enlargement(native: list[int], frame: Frame) -> None:

@@ -49,8 +49,10 @@ def fits_or_float32(
     return y.to(_precision(x))
 
 
-class FitsOrFloat32(_ConvNd):
-    """Mixin: a convolution as `fits_or_float32` computes it, which can be folded for inference."""
+class FitsOrFloat32(products.HasProducts, _ConvNd):
+    """Mixin: a convolution as `fits_or_float32` computes it, by `gantk.nets.products` or
+    `gantk.nets.winograd` where that is faster, which can be folded for inference.
+    """
 
     folded: tuple[Tensor, int]  # the weights that it was folded with, and their version
 
@@ -109,10 +111,6 @@ class FitsOrFloat32(_ConvNd):
         total = sum(outputs, torch.zeros(()))
         return (total if self.bias is None else total + self.bias.float()).to(y.dtype)
 
-
-class QuickConv(products.HasProducts, _ConvNd):
-    """Mixin: a convolution by `gantk.nets.products` or `gantk.nets.winograd` where that is faster."""
-
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         padding = self.padding
         plain = self.groups == 1 and set(self.dilation) == {1}
@@ -153,11 +151,11 @@ class QuickTransposed(products.HasProducts, _ConvTransposeNd):
         return products.transposed_convolution(x, self.weight, self.bias, self.stride, padding)
 
 
-class Conv2d(FitsOrFloat32, QuickConv, nn.Conv2d):
+class Conv2d(FitsOrFloat32, nn.Conv2d):
     """torch's convolution, fast and safe on small maps."""
 
 
-class Conv3d(FitsOrFloat32, QuickConv, nn.Conv3d):
+class Conv3d(FitsOrFloat32, nn.Conv3d):
     """torch's convolution, fast and safe on small maps."""
 
 

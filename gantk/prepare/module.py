@@ -241,9 +241,11 @@ class Prepared(nn.Module):
         return made
 
 
-def as_batch_of_one(image: np.ndarray) -> Tensor:
-    """An array as a batch of one, copied only if torch cannot use its memory."""
-    return torch.from_numpy(np.require(image, np.float32, ("C", "W")))[None]
+def as_tensor(image: Any) -> Tensor:
+    """An array as a tensor, copied only if torch cannot use its memory; or a tensor as it is."""
+    if isinstance(image, Tensor):
+        return image
+    return torch.from_numpy(np.require(image, np.float32, ("C", "W")))
 
 
 def neighbour_places(numbers: Tensor, neighbours: int, count: int) -> Tensor:
@@ -344,7 +346,7 @@ def size_image(
     """`size_images` of one array (C, *native), float32; the padding is `fill`, by default each
     channel's lowest value.
     """
-    tensor = as_batch_of_one(image)
+    tensor = as_tensor(image)[None]
     lowest = tensor.flatten(2).amin(dim=2)
     padding = lowest if fill is None else torch.full_like(lowest, fill)
     return size_images(tensor, list(size), fit, padding, nearest)[0].numpy()
@@ -352,7 +354,7 @@ def size_image(
 
 def image_intensities(image: np.ndarray, mapping: Any) -> np.ndarray:
     """One array (C, *size) in network intensities, float32; a contrast that is missing is black."""
-    return Scale(mapping).or_black(as_batch_of_one(image), mapping.range[0])[0].numpy()
+    return Scale(mapping).or_black(as_tensor(image)[None], mapping.range[0])[0].numpy()
 
 
 def resize(image: Tensor, size: list[int], first: int = 0, last: int | None = None) -> Tensor:

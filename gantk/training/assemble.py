@@ -253,3 +253,4 @@ def restore(parts: Parts, folder: Path) -> None:
     parts.data.values |= {letter: values.dump() for letter, values in meta.values.items()}
     for name, images in parts.batches.sets.items():
         images.intensity = parts.data.intensity[name]
+        images.free_memory()  # of images in the intensities before

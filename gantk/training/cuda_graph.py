@@ -71,24 +71,18 @@ class Capture:
     def __init__(self, engine: Any, graph: Callable[[], Graph] | None = None):
         self.engine = engine
         self.device = engine.runtime.device
-        if engine.runtime.world > 1:
-            why = ["the communication of several ranks cannot be recorded"]
-        else:
-            why = []
-
+        self.obstacle: str | None = None  # the reason why no step is recorded
         for name, rule in engine.optimizers.items():
-            if not all(
-                group.get("fused") or group.get("capturable") for group in rule.param_groups
-            ):
-                why.append(
-                    f"the optimizer of phase '{name}' ({type(rule).__name__}) keeps its"
-                    " state on the CPU"
+            groups = rule.param_groups
+            if not all(group.get("fused") or group.get("capturable") for group in groups):
+                kind = type(rule).__name__
+                self.obstacle = (
+                    f"the optimizer of phase '{name}' ({kind}) keeps its state on the CPU"
                 )
-
-        self.obstacle = next(iter(why), None)  # the reason why no step is recorded
-        engine.notes += [
-            f"train.fast.cuda_graph: steps are not recorded: {each}" for each in why[:1]
-        ]
+        if engine.runtime.world > 1:
+            self.obstacle = "the communication of several ranks cannot be recorded"
+        if self.obstacle:
+            engine.notes.append(f"train.fast.cuda_graph: steps are not recorded: {self.obstacle}")
         self._stream: torch.cuda.Stream | None = None
         if self.device.type == "cuda" and not self.obstacle:
             self._stream = torch.cuda.Stream(self.device)

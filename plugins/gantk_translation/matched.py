@@ -5,7 +5,8 @@ height.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -39,7 +40,7 @@ class Matched:
     ):
         self.by = by
 
-    def __call__(self, batches: Batches) -> Pairing:
+    def __call__(self, batches: Batches) -> Callable[[int], dict[str, int]]:
         """The order for these batches; UserError where they are paired, or slice positions are
         needed and missing.
         """
@@ -69,34 +70,22 @@ class Matched:
         else:
             shares = np.ones(len(sets[follows]))
 
-        return Pairing(batches, (leads, follows), near, shares)
+        return partial(images_at, batches, (leads, follows), near, shares)
 
 
-class Pairing:
-    """Maps a position in the order to an image of each domain, as a function of the seed and the
-    position.
-    """
-
-    def __init__(
-        self,
-        batches: Batches,
-        letters: tuple[str, str],
-        near: list,
-        shares: np.ndarray,
-    ):
-        self.batches = batches
-        self.letters = letters
-        # similar images of the other domain, for each image; their weights
-        self.near = near
-        self.shares = shares
-
-    def __call__(self, place: int) -> dict[str, int]:
-        """The index of an image for each domain."""
-        first = self.batches.image_at(self.letters[0], place)
-        ends = np.cumsum(self.shares[self.near[first]])
-        drawn = np.random.default_rng([self.batches.seed, DRAW_SEED, place]).random() * ends[-1]
-        other = self.near[first][min(np.searchsorted(ends, drawn, side="right"), len(ends) - 1)]
-        return dict(zip(self.letters, (first, int(other)), strict=True))
+def images_at(
+    batches: Batches,
+    letters: tuple[str, str],  # of the domain that is shuffled, and of the other one
+    near: list[np.ndarray],  # similar images of the other domain, for each image
+    shares: np.ndarray,  # their weights
+    place: int,
+) -> dict[str, int]:
+    """The index of an image for each domain, as a function of the seed and a position in the order."""
+    first = batches.image_at(letters[0], place)
+    ends = np.cumsum(shares[near[first]])
+    drawn = np.random.default_rng([batches.seed, DRAW_SEED, place]).random() * ends[-1]
+    other = near[first][min(np.searchsorted(ends, drawn, side="right"), len(ends) - 1)]
+    return dict(zip(letters, (first, int(other)), strict=True))
 
 
 def heights_of(records: Sequence[Record]) -> torch.Tensor | None:
