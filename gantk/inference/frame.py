@@ -22,7 +22,6 @@ from gantk.runs.schemas import Finite
 
 FIT = "fits the training data"
 FITS = ("yes", "partly", "not recorded", "no")  # the answers, the best first
-PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
 Name = Annotated[str, Field(max_length=1000)]
 Sides = Annotated[tuple[Side, ...], Field(min_length=2, max_length=3)]
 # [stack, rows, columns] or [rows, columns], as in `data.spacing`

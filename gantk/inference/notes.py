@@ -20,10 +20,11 @@ from gantk.data.look import MIN_PEOPLE, distance_to, look_of
 from gantk.data.masks import corner_levels
 from gantk.errors import GantkWarning, count_noun, join_first
 from gantk.formats.image import Image, in_channels
-from gantk.inference.frame import FIT, PLANES, Frame
+from gantk.inference.frame import FIT, Frame
 from gantk.inference.pipeline import Pipeline
 from gantk.inference.scales import value_range
 from gantk.plugin.loader import load
+from gantk.prepare.grid import PLANES
 
 Note = tuple[str, str]  # "note" or "warning", and its text
 Finding = tuple[str, bool]  # in what an image is unlike the training images, and whether far
@@ -293,7 +294,7 @@ def _outside_of_training(image: Image, frame: Frame) -> Iterator[Finding]:
         unseen.add("field of view")  # only air is cut off
     if not ranges:
         return
-    stack = PLANES.index(frame.plane) if frame.dims == 2 else None
+    stack = PLANES[frame.plane][0] - 1 if frame.dims == 2 else None
     facts = kind_of(image, skull=len(ranges.get("heads", ())) == 1)
     yield from outside(facts, ranges, stack, unseen)
     for trait in TRAITS_OF_ONE:

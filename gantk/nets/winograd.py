@@ -75,8 +75,6 @@ def transforms(kernel: int, dtype: torch.dtype) -> list[Tensor]:
 class Tiles:
     """The tiles of a small map (N, D, *small), each computed from one window of the large map."""
 
-    stride = 1, 1
-
     def __init__(self, small: list[int], kernel: int, padding: tuple[int, ...]):
         self.small = small
         self.kernel = kernel

@@ -150,10 +150,7 @@ class Capture:
                     wanted, self._after(lambda: graph.replay() or losses, before), before
                 )
             except Exception as error:  # any error: training continues without graphs
-                if isinstance(error, ValueError):
-                    why = one_line(error)
-                else:
-                    why = f"{type(error).__name__}: {one_line(error)}"
+                why = f"{type(error).__name__}: {one_line(error)}"
 
             if before is not None:
                 before.restore()

@@ -49,19 +49,14 @@ class LabelMap(Linear, name="label_map"):
         """Return this mapping; UserError where the pixels are not a label map of these classes."""
         known = (pixels >= 0) & (pixels < self.classes) & (pixels == np.rint(pixels))
         if not known.all():
-            what = "a label map contains the values " + ", ".join(
-                f"{value:g}" for value in np.unique(pixels[~known])[:4]
-            )
-            remedy = (
-                "set method.classes and data.intensity.a.classes to the number of classes; values"
-                " between classes come from "
-            )
-            remedy += "resampling: resample maps with nearest-neighbour interpolation"
+            values = ", ".join(f"{value:g}" for value in np.unique(pixels[~known])[:4])
             raise UserError(
-                what,
+                f"a label map contains the values {values}",
                 where="data.intensity.a",
                 allowed=f"whole numbers from 0 to {self.classes - 1}",
-                remedy=remedy,
+                remedy="set method.classes and data.intensity.a.classes to the number of classes;"
+                " values between classes come from resampling: resample maps with nearest-neighbour"
+                " interpolation",
             )
 
         return self

@@ -24,7 +24,7 @@ from gantk.errors import GantkError, UserError, reading_file
 from gantk.exports.exporting import TOLERANCE, Direction
 from gantk.exports.onnx.metadata import FORMAT, Metadata
 from gantk.exports.onnx.model import KEY, Network
-from gantk.inference.windows import accepted_sides
+from gantk.inference.windows import Sides, accepted_sides
 from gantk.method import OTHER, direction_to
 
 OPSET = 18  # the first with every operator that our networks need; onnxruntime runs it from 1.14 on
@@ -52,18 +52,22 @@ def checked_file(direction: Direction) -> tuple[bytes, str, str]:
                 partial(exported, one_by_one=not batch),
                 "ONNX file",
                 batches=batch,
-                larger=free["multiple"] if free else 0,
+                larger=free.multiple if free else 0,
             )
         except GantkError as error:  # a graph with fixed batch or size may still pass
             failure = error
             continue
 
-        about = {"tolerance": TOLERANCE, "parity": parity, "free": {"batch": batch, "sizes": free}}
+        about = {
+            "tolerance": TOLERANCE,
+            "parity": parity,
+            "free": {"batch": batch, "sizes": free and vars(free)},
+        }
         model.metadata_props.add(key=KEY, value=json.dumps(state(direction, about)))
         model.doc_string = f"gantk: {direction.name}"
         onnx.checker.check_model(model)
         if free:
-            rule = f"every side a multiple of {free['multiple']}, at least {free['smallest']}"
+            rule = f"every side a multiple of {free.multiple}, at least {free.smallest}"
         else:
             rule = "at one size"
             if other_sizes:
@@ -125,8 +129,8 @@ def corners_of(mapping: IntensityMapping) -> list[list[list[float]]]:
     return [[np.asarray(ends).tolist() for ends in line.corners()] for line in mapping.lines]
 
 
-def sizes_of(network: nn.Module, images: Tensor) -> dict[str, int] | None:
-    """The image sides that a network accepts, {"multiple", "smallest"}; None where it accepts only
+def sizes_of(network: nn.Module, images: Tensor) -> Sides | None:
+    """The image sides that a network accepts; None where it accepts only
     those of `images`.
     """
     size = images.shape[2:]
@@ -136,10 +140,10 @@ def sizes_of(network: nn.Module, images: Tensor) -> dict[str, int] | None:
     smallest = max(sides.smallest, 2 * sides.multiple)
     if smallest > min(size) or any(side % sides.multiple for side in size):
         return None
-    return {"multiple": sides.multiple, "smallest": smallest}
+    return Sides(sides.multiple, smallest)
 
 
-def to_onnx(direction: Direction, batch: bool, sizes: dict[str, int] | None) -> Any:
+def to_onnx(direction: Direction, batch: bool, sizes: Sides | None) -> Any:
     """The network of a direction as an onnx.ModelProto in float32 with its weights; UserError where torch cannot
     export it.
     """
@@ -147,8 +151,8 @@ def to_onnx(direction: Direction, batch: bool, sizes: dict[str, int] | None) -> 
     axis_names = {0: "batch"} if batch else {}
     free = {0: torch.export.Dim("batch", min=1, max=4096)} if batch else {}
     if sizes:
-        step = sizes["multiple"]
-        least = max(2, sizes["smallest"] // step)
+        step = sizes.multiple
+        least = max(2, sizes.smallest // step)
         most = MAX_SIDE_PIXELS // step
         for axis, name in enumerate(AXES[5 - images.ndim :], 2):
             free[axis] = step * torch.export.Dim(f"side{axis}", min=least, max=most)

@@ -4,7 +4,6 @@ one input.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -21,15 +20,6 @@ from gantk_translation.munit.network import Autoencoder
 from gantk_translation.two_way import PUBLISHED, Additions, low_res_stages
 
 STYLE_MEMORY_IMAGES = 100  # about how many of the last real images the mean style averages
-
-
-@dataclass(frozen=True)
-class Weights:
-    """The weight of each loss; a loss of weight 0 is not computed."""
-
-    image: float
-    content: float
-    style: float
 
 
 class MUNIT(Method):
@@ -79,7 +69,9 @@ class MUNIT(Method):
         self.adversarial = adversarial()
         self.l1 = L1()
         self.further = further
-        self.weights = Weights(image, content, style)
+        self.image = image
+        self.content = content
+        self.style = style
         self.augment_a, self.augment_b = (
             further.discriminator_augment(dims, self.adversarial) for _ in range(2)
         )
@@ -117,8 +109,8 @@ class MUNIT(Method):
                 auto, own, (content[other], drawn[name]), call=auto.decode
             )
             batch[f"fake_{name}"] = fake.detach()
-            if self.weights.image:
-                losses[f"image_{name}"] = self.weights.image * self.l1(same, batch[name])
+            if self.image:
+                losses[f"image_{name}"] = self.image * self.l1(same, batch[name])
 
             losses |= self._translation(name, other, fake, content[other], drawn[name])
             losses |= self.further.losses(fake, batch[other], self.geometry.range, f"_{name}")
@@ -181,13 +173,12 @@ class MUNIT(Method):
         """The losses of a fake of domain `name`, decoded from the `content` of the other domain's
         images and a drawn `style` (equations 2 to 4).
         """
-        weights = self.weights
         auto = self._auto(name)
         losses = {f"adversarial_{name}": self._adversarial(name, fake)}
-        if weights.style:
-            losses[f"style_{name}"] = weights.style * self.l1(auto.style(fake), style)
-        if weights.content:
-            losses[f"content_{other}"] = weights.content * self.l1(auto.content(fake), content)
+        if self.style:
+            losses[f"style_{name}"] = self.style * self.l1(auto.style(fake), style)
+        if self.content:
+            losses[f"content_{other}"] = self.content * self.l1(auto.content(fake), content)
 
         return losses
 
