@@ -80,6 +80,10 @@ class LayoutQuestion(UserError):
             lines.append(printable(f"      {in_words(reading.rows, reading.why_left_out())}"))
         if not self.readings:
             lines.append(self.no_reading)
+        if "of no contrast" in self.what:
+            lines.append(
+                "Masks of lesions are named by --set data.source.mask=WORD, a word of their file names."
+            )
         return "\n".join([*lines, printable(self.end)])
 
     __str__ = on_command_line

@@ -226,6 +226,18 @@ def test_a_mask_belongs_to_the_images_of_its_patient(tmp_path, name, masks):
             assert f"p{first_row}" == record.subject
 
 
+def test_masks_of_an_unknown_word_are_asked_for(tmp_path):
+    for n in range(3):
+        tree(tmp_path, f"p{n}/p{n}_T1.png", f"p{n}/p{n}_T2.png", f"p{n}/p{n}_tumour.png")
+    with pytest.raises(UserError) as question:
+        folders(tmp_path)
+    assert (
+        "Masks of lesions are named by --set data.source.mask=WORD"
+        in question.value.on_command_line()
+    )
+    assert all(record.mask for record in folders(tmp_path, mask="tumour"))
+
+
 def test_a_mask_of_no_image_is_a_note(tmp_path):
     for n in range(3):
         tree(tmp_path, f"p{n}/T1.png", f"p{n}/T2.png")
