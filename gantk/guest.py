@@ -287,13 +287,8 @@ TYPES: dict[str, tuple[Any, str]] = {
 
 def _of_type(name: str, value: Any, parameter: inspect.Parameter, function: Any) -> Any:
     """A value of a type that a parameter's annotation lists; numbers of NumPy and torch become
-    Python's. UserError for another type, and for what no function can take: a list that holds
-    itself, a tensor without values.
+    Python's. UserError for another type.
     """
-    fault = _fault_of(value, ())
-    if fault:
-        raise UserError(fault, where=name)
-
     names = str(parameter.annotation).split(" | ")
     if any(each not in TYPES for each in names):
         return value  # `Any`, or a type that the function itself checks
@@ -307,16 +302,3 @@ def _of_type(name: str, value: Any, parameter: inspect.Parameter, function: Any)
             allowed=dict.fromkeys(TYPES[each][1] for each in names),
         )
     return value
-
-
-def _fault_of(value: Any, holders: tuple[int, ...]) -> str:
-    """What is wrong with a value wherever it is given; "" for a sound one."""
-    if getattr(value, "is_meta", False) is True:
-        return "a tensor of the device 'meta' has no values"
-    if type(value) not in (list, tuple, dict):
-        return ""
-    if id(value) in holders:
-        return f"a {type(value).__name__} holds itself"
-    parts = value.values() if isinstance(value, dict) else value
-    faults = (_fault_of(part, (*holders, id(value))) for part in parts)
-    return next(filter(None, faults), "")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, Self
@@ -15,7 +12,6 @@ from torch import Tensor, nn
 
 from gantk.errors import UserError
 
-WRONG_CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels")  # of torch
 OTHER = {"a": "b", "b": "a"}  # the letters of two domains
 Losses = dict[str, Tensor]  # by name
 
@@ -414,28 +410,6 @@ def check_networks(
                 )
                 error.remedy = (error.remedy or "").replace("data.size", key) if whole else stages
                 raise
-
-
-@contextmanager
-def expect_channels(method: Method) -> Iterator[None]:
-    """UserError where a layer of the method's networks is not built for the channels of its input."""
-    try:
-        yield
-    except RuntimeError as error:
-        found = WRONG_CHANNELS.search(str(error))
-        if found is None:
-            raise
-        names = {id(network): name for name, network in method.named_children()}
-        owners = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
-        entered = [names[id(owner)] for owner in owners if id(owner) in names]
-        raise UserError(
-            f"the network '{entered[-1] if entered else '?'}' of the method"
-            f" '{type(method).__name__}' has a layer for {found[1]} channels, which is given"
-            f" {found[2]}",
-            where="method",
-            allowed=f"images of {method.geometry.channels} channels",
-            remedy="build the network's layers for the channels that it is built with",
-        ) from None
 
 
 def check_output_range(method: Method) -> None:

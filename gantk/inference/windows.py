@@ -17,7 +17,7 @@ from gantk.errors import UserError, shape_or_type
 from gantk.machine.memory import UPPER_BOUND_BYTES_PER_VOXEL, Memory
 from gantk.machine.runtime import Runtime
 from gantk.machine.usage import GIB, free_memory
-from gantk.method import Method, expect_channels
+from gantk.method import Method
 from gantk.plugin.spec import Part
 from gantk.prepare.module import pad_to_size
 from gantk.recipe.tables import CheckedRecipe
@@ -188,7 +188,7 @@ def network_of_method(
     channels = count * method.geometry.channels[to]
 
     def network(images: Tensor) -> Tensor:
-        with expect_channels(method), runtime.autocast():
+        with runtime.autocast():
             made = translate(runtime.place(images, dims))
         expected = (len(images), channels, *images.shape[2:])
         if not isinstance(made, Tensor) or made.shape != expected:

@@ -310,6 +310,9 @@ def check(model: type[BaseModel], values: Mapping[str, Any], owner: str) -> Any:
     except ValidationError as error:
         # A misspelt key often leaves the right one missing: report the misspelt key first.
         first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+        if first["type"] == "json_invalid":  # nested too deeply
+            what = f"{owner} has a value that a recipe cannot hold: {first['msg']}"
+            raise UserError(what) from None
         raise _user_error(model, first, owner) from None
     # such as 5,000 digits, or a list that contains itself
     except (TypeError, ValueError, RecursionError) as error:

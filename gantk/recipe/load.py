@@ -17,11 +17,10 @@ from typing import Any
 
 from pydantic import create_model
 
-from gantk.errors import UserError, did_you_mean, expect_format, join_first, one_line, reading_file
+from gantk.errors import UserError, did_you_mean, expect_format, one_line, reading_file
 from gantk.files import open_file
 from gantk.plugin.loader import registry, use_settings_beside
 from gantk.plugin.registry import NO_SUCH_PART
-from gantk.plugin.settings import install_hint
 from gantk.plugin.spec import Part, Table, check, options_model, plain, toml
 from gantk.recipe.tables import (
     FORMAT,
@@ -30,7 +29,6 @@ from gantk.recipe.tables import (
     CheckedRecipe,
     DataTable,
     FastTable,
-    require_bounded,
 )
 
 # Keys of earlier versions -> the current key, with the current values where these changed.
@@ -123,9 +121,6 @@ class Recipe:
     # of a run: says which plugins of others it was trained with and are not installed
     lacking_plugins: Callable[[], str] = str
 
-    def __post_init__(self) -> None:
-        require_bounded(self.tables, self._place)
-
     def override(self, settings: Settings, profile: str | None = None) -> Recipe:
         """Return a copy with other values.
 
@@ -175,8 +170,7 @@ class Recipe:
 
     def _apply_setting(self, old_key: str, old_value: Any, setting: str, *, typed: bool) -> None:
         """Set a dotted key; `typed`: `setting` is the text of the command line."""
-        where = f"--set {setting}"
-        require_bounded({old_key: old_value}, lambda path: where)
+        where = f"--set {setting[:99]}"
         key, value = self._current_setting(old_key, old_value)
         if typed:
             self.texts[key] = setting.partition("=")[2].strip()
@@ -279,7 +273,6 @@ class Recipe:
         texts = dict(self.texts)
         lacking: list[str] = []
         gone: Part | None = None
-        require_bounded(tables, self._place)
         while True:
             try:
                 bound = check(model, tables, "the recipe")
@@ -388,22 +381,11 @@ def find_recipe(name: str) -> tuple[Path, str]:
         remedy = "name a recipe file; to continue a run, use `gantk resume RUN`"
         raise UserError(f"'{name}' is a folder", remedy=remedy)
 
-    meant = install_hint(stem) or _recipes_of(stem, known) or did_you_mean(Path(stem).name, known)
+    meant = did_you_mean(Path(stem).name, known)
     remedy = " ".join(filter(None, [meant, "See `gantk recipes`"]))
     raise UserError(
         f"there is no recipe '{name}'", allowed="a path or the name of a recipe", remedy=remedy
     )
-
-
-def _recipes_of(method: str, known: Mapping[str, tuple[Path, str]]) -> str | None:
-    """`The recipes of cyclegan are ...`; None where this is no method's name, or no recipe has it."""
-    found = []
-    for name, (path, _) in known.items():
-        table = mapping(tomllib.loads(path.read_text("utf-8")).get("method"))
-        if table.get("name") == method:
-            found.append(name)
-    found.sort(key=lambda name: (not name.startswith(method), len(name)))
-    return f"The recipes of {method} are {join_first(found, most=8)}." if found else None
 
 
 def all_recipes() -> dict[str, tuple[Path, str]]:

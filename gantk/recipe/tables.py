@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import operator
-import re
-from collections.abc import Callable, Mapping
-from math import isfinite
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from gantk.errors import UserError
 from gantk.plugin import spec
 
 MAX_FILE_BYTES = 2**18
-MAX_VALUES = 10_000
-MAX_TEXT_CHARACTERS = 4096
 MAX_DEPTH = 16
 FORMAT = 1  # raised when an older gantk could no longer read what this one writes
 FORMER_FITS = {"stretch": "resize"}  # values of data.fit in earlier versions
@@ -271,48 +265,3 @@ TABLES = {  # name in `gantk show` -> (key in a recipe, table)
     "evaluate": ("evaluate", EvaluateTable),
     "translate": ("translate", TranslateTable),
 }
-
-
-def require_bounded(tables: Any, place_of: Callable[[tuple], str]) -> None:
-    """UserError, with the key, for tables that are too large or deep, or hold values unknown to
-    TOML; called first.
-    """
-    stack: list[tuple[tuple, Any]] = [((), tables)]
-    count = 0
-    while stack:
-        path, value = stack.pop()
-        parts: list[tuple[Any, Any]] = []
-        if isinstance(value, Mapping):
-            parts = list(value.items())
-        elif isinstance(value, (list, tuple)):
-            parts = list(enumerate(value))
-
-        count += len(parts)
-        wrong = _what_is_wrong(path, value, count)
-        if wrong:
-            keys = tuple(str(key)[:80] for key in path[:MAX_DEPTH])
-            where = place_of(keys)[:160]
-            raise UserError(f"{'.'.join(keys) or 'the recipe'}: {wrong}", where=where)
-
-        stack += [((*path, key), part) for key, part in parts]
-
-
-def _what_is_wrong(path: tuple, value: Any, count: int) -> str | None:
-    """Why a recipe cannot hold a value at `path`, with `count` values so far; None if it can."""
-    texts = [text for text in (value, *path[-1:]) if isinstance(text, str)]
-    if count > MAX_VALUES:
-        return f"there are more than {MAX_VALUES:,} values"
-    if len(path) > MAX_DEPTH:
-        return f"tables are nested deeper than {MAX_DEPTH} levels"
-    if any(len(text) > MAX_TEXT_CHARACTERS for text in texts):
-        return f"a text has more than {MAX_TEXT_CHARACTERS:,} characters"
-    if any(re.search("[\0\ud800-\udfff]", text) for text in texts):
-        return "a text is not valid UTF-8, or contains a NUL character"
-    if value is not None and not isinstance(value, (str, int, float, list, tuple, Mapping)):
-        return f"a value of type {type(value).__name__} is not a text, number, list or table"
-    if isinstance(value, float) and not isfinite(value):
-        return f"input should be a finite number, not {value}"
-    if isinstance(value, int) and value.bit_length() > 63:
-        return "a whole number has more than 64 bits"
-
-    return None

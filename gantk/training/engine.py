@@ -23,7 +23,6 @@ from gantk.method import (
     Stage,
     check_losses,
     check_networks,
-    expect_channels,
 )
 from gantk.recipe.tables import TrainTable
 from gantk.runs.checkpoint import check_same
@@ -198,7 +197,7 @@ class Engine:
         total = torch.zeros((), device=self.runtime.device)
         sums: Losses = {}
         for part, weight in parts:
-            with expect_channels(self.method), torch.enable_grad(), self.runtime.autocast():
+            with torch.enable_grad(), self.runtime.autocast():
                 part_losses = check_losses(self.method, phase, phase.loss(part))
                 values = torch.stack([loss.float() for loss in part_losses.values()])
                 part_total = values.sum() * weight

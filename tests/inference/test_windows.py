@@ -207,23 +207,9 @@ def test_results_of_another_size_are_named():
         network.network(torch.zeros(1, 1, 32, 32))
 
 
-@pytest.mark.parametrize(
-    ("takes", "makes", "words"),
-    [
-        (
-            3,
-            1,
-            "network 'mine' of the method 'OneConvolution' has a layer for 3 channels.* given 1",
-        ),
-        (
-            1,
-            2,
-            r"with method.generator: 'unet' returns \(2, 2, 32, 32\) for images of domain T2.*\(2, 1, 32, 32\)",
-        ),
-    ],
-)
-def test_wrong_channels_name_the_network_and_both_numbers(takes, makes, words):
-    method = OneConvolution(takes, makes).eval()
+def test_wrong_channels_name_the_network_and_both_numbers():
+    words = r"with method.generator: 'unet' returns \(2, 2, 32, 32\) for images of domain T2.*\(2, 1, 32, 32\)"
+    method = OneConvolution(1, 2).eval()
     recipe = load_recipe(TINY).check()
     network = network_of_method(lambda x: method.translate(x, "b"), method, "b", recipe, CPU)
 

@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict
 from gantk.errors import UserError, expect_format
 from gantk.inference.frame import Frame, Name, Sides
 from gantk.plugin.spec import Share, Side, check
-from gantk.recipe.tables import require_bounded
 from gantk.runs.schemas import Values
 
 FORMAT = 1  # raised when an older gantk could no longer read the metadata that this one writes
@@ -85,7 +84,6 @@ def read_metadata(text: str, path: Path) -> Metadata:
         raise ValueError(f"its metadata have more than {MAX_METADATA_CHARACTERS:,} characters")
 
     found = json.loads(text)
-    require_bounded(found, lambda key: "")
     if not isinstance(found, dict) or type(found.get("format")) is not int:
         raise ValueError("format: it should be a whole number")
 
