@@ -8,7 +8,6 @@ such files of ended processes.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import hashlib
@@ -543,17 +542,9 @@ def _holder(lock: int) -> dict[str, Any]:
 
 
 def _exchange(new: Path, old: Path) -> None:
-    """Swap two folders, in one step where the system can; else the old one is moved aside first."""
-    with suppress(OSError, AttributeError):
-        library = ctypes.CDLL(None, use_errno=True)
-        names = (os.fsencode(new), os.fsencode(old))
-        if sys.platform == "darwin":
-            done = library.renamex_np(*names, 2) == 0
-        else:
-            done = library.renameat2(-100, names[0], -100, names[1], 2) == 0
-        if done:
-            return
-
+    """Put a folder in the place of an old one, which is moved aside first: `sweep` moves it back after a
+    kill.
+    """
     aside = temporary_beside(old, ".was")
     os.rename(old, aside)
     os.rename(new, old)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import shutil
 from collections.abc import Iterator
-from importlib import metadata
 
 from gantk import __version__
 from gantk.errors import count_noun, one_line
@@ -23,8 +21,6 @@ NEEDED_PACKAGES = (
     "pytorch-fid",
     "lpips",
 )
-DEVELOPER_EXTRAS = ("dev", "docs")
-REQUIRED_BY_EXTRA = re.compile(r"([\w.-]+)[^;]*;.*extra == ['\"]([\w-]+)['\"]")
 
 
 def findings() -> Iterator[tuple[str, str, str | None]]:
@@ -43,8 +39,6 @@ def findings() -> Iterator[tuple[str, str, str | None]]:
             yield name, "-", f"not installed: pip install {name}"
 
     yield from _torch()
-    lacking = [f"{extra} ({', '.join(names)})" for extra, names in _lacking_extras().items()]
-    yield "extras", f"not installed: {', '.join(lacking)}" if lacking else "all installed", None
     free = shutil.disk_usage(os.getcwd()).free / 2**30
     problem = "less than 2 GiB free: checkpoints may not fit" if free < 2 else None
     yield "disk", f"{free:.1f} GiB free in this folder", problem
@@ -55,19 +49,6 @@ def findings() -> Iterator[tuple[str, str, str | None]]:
     yield "plugins", f"{len(plugins) - len(broken) - len(disabled)} loaded{off}", None
     for plugin in broken:
         yield f"plugin {plugin.name}", f"{plugin.distribution} {plugin.version}", plugin.problem
-
-
-def _lacking_extras() -> dict[str, list[str]]:
-    """Extra of `pip install gantk[EXTRA]` -> its packages that are not installed."""
-    lacking: dict[str, list[str]] = {}
-    for line in metadata.requires("gantk") or ():
-        found = REQUIRED_BY_EXTRA.match(line)
-        if found is None:
-            continue
-        package, extra = found.groups()
-        if extra not in DEVELOPER_EXTRAS and installed_version(package) is None:
-            lacking.setdefault(extra, []).append(package)
-    return lacking
 
 
 def _torch() -> Iterator[tuple[str, str, str | None]]:

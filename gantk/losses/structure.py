@@ -8,7 +8,7 @@ its own source in small windows.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial, reduce
+from functools import reduce
 from itertools import combinations
 from typing import Literal
 
@@ -45,7 +45,6 @@ class StructureTerms:
 
     def __post_init__(self):
         names = [part.name for part in self.source_losses]
-        names += [name for name in ("local_ncc", "flat_region", "air") if getattr(self, name)]
         expect_named_once(names, "method.source_losses")
 
     def losses(
@@ -77,61 +76,6 @@ class StructureTerms:
         return {f"{name}{suffix}": loss for name, loss in terms.items()}
 
 
-class WindowLoss:
-    """The options that local NCC and flat region share."""
-
-    takes = "source"
-
-    def __init__(
-        self,
-        *,
-        window: Window = 5,  # side of a window in pixels
-        # deviation of the source, as a share of data_range, that counts half as structure
-        threshold: Positive = 0.01,
-        data_range: Positive = 2.0,  # width of the intensity range: 2 for [-1, 1]
-        # deviations below this share of data_range count as noise
-        floor: Positive = 0.028,
-        # how tissue contrast changes, if that is known: "inverted" for T1 and T2
-        contrast: Contrast = "any",
-        black: float = -1.0,  # intensity of air
-    ):
-        self.losses = partial(
-            local_ncc_and_flat_region,
-            window=window,
-            threshold=threshold,
-            data_range=data_range,
-            floor=floor,
-            contrast=contrast,
-            black=black,
-        )
-
-
-class LocalNCC(WindowLoss):
-    """1 - (local normalised cross-correlation)^2, over windows in which the source varies; 0 is
-    best, 1 is unrelated.
-
-    Invariant to contrast: every local map a * x + b, also with a negative `a`, costs 0 if both
-    images vary by more than `floor`. Sensitive to edges: an edge that the source does not have, or
-    has elsewhere, costs up to 1.
-
-    With `contrast` "inverted" or "same", windows of tissue cost 1 + correlation or 1 - correlation
-    instead. Use it for contrasts known from physics: fluid is dark in T1 and bright in T2. Windows
-    that touch air are then left out, because every tissue is brighter than air.
-    """
-
-    def __call__(self, output: Tensor, source: Tensor) -> Tensor:
-        return self.losses(output, source)[0]
-
-
-class FlatRegion(WindowLoss):
-    """Local standard deviation of the output where the source is flat, in intensity units: prevents
-    invented texture.
-    """
-
-    def __call__(self, output: Tensor, source: Tensor) -> Tensor:
-        return self.losses(output, source)[1]
-
-
 def local_ncc_and_flat_region(
     output: Tensor,
     source: Tensor,
@@ -143,8 +87,27 @@ def local_ncc_and_flat_region(
     contrast: Contrast = "any",
     black: float = -1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Compute both losses of an output and its source in one pass over the windows; options as in
-    `LocalNCC`.
+    """Local NCC and flat region of an output and its source, in one pass over the windows.
+
+    Local NCC is 1 - (local normalised cross-correlation)^2, over windows in which the source varies; 0
+    is best, 1 is unrelated. Every local map a * x + b, also with a negative `a`, costs 0 if both images
+    vary by more than `floor`; an edge that the source does not have, or has elsewhere, costs up to 1.
+    With `contrast` "inverted" or "same", which is known from physics, windows of tissue cost
+    1 + correlation or 1 - correlation instead; those that touch air are then left out, because every
+    tissue is brighter than air.
+
+    Flat region is the local standard deviation of the output where the source is flat, in intensity
+    units: it prevents invented texture.
+
+    Args:
+        output: images with a gradient.
+        source: their inputs.
+        window: side of a window in pixels.
+        threshold: deviation of the source, as a share of `data_range`, that counts half as structure.
+        data_range: width of the intensity range: 2 for [-1, 1].
+        floor: deviations below this share of `data_range` count as noise.
+        contrast: how tissue contrast changes.
+        black: intensity of air.
 
     Images are (N, C, *size), 2-D or 3-D; if the channel counts differ, channel means are compared.
     Computed in float32 under any autocast; the source gets no gradient. A batch's loss is the mean

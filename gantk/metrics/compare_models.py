@@ -48,7 +48,7 @@ from gantk.metrics.compare_folders import (
 )
 from gantk.metrics.comparing import Comparison, SystemTest, add_tests, compare_systems
 from gantk.metrics.judging import pair_verdict
-from gantk.metrics.names import BASELINES, FOREGROUND, join_words, name_systems, short_metric_name
+from gantk.metrics.names import BASELINES, join_words, name_systems, short_metric_name
 from gantk.metrics.pair_scores import foreground
 from gantk.metrics.references import GRAY_VALUES, in_hounsfield
 from gantk.metrics.rows import result_sentence, result_tone
@@ -379,18 +379,15 @@ def _mean_of_models(lines: pd.DataFrame) -> pd.DataFrame:
 
 
 def _say_tests(compared: Comparison, means: Means, units: Units, say: Say) -> None:
-    """Say who leads, a table of all scores with their tests, and where another system is best in the
-    foreground than in the whole image.
-    """
+    """Say who leads, and a table of all scores with their tests."""
     say(with_label("scale", ONE_SCALE))
     for sentence in compared.sentences:
         say(with_label("result", sentence))
     rows = []
-    best = {}
     above = ""
     for (direction, metric), unit in units.items():
         of_systems = {name: scores[direction][metric] for name, scores in means.items()}
-        best[direction, metric] = leader = _best(of_systems)
+        leader = _best(of_systems)
         by = p = NO_VALUE
         tests = [
             test
@@ -410,14 +407,6 @@ def _say_tests(compared: Comparison, means: Means, units: Units, say: Say) -> No
     say(TextTable(("direction", "score", *means, *OF_TESTS), rows))
     if any(test.ci95 for test in compared.tests):
         say(with_label("note", OF_ONE_SCORE.format(len(compared.tests))))
-    for (direction, metric), whole in best.items():
-        inside = best.get((direction, metric + FOREGROUND), NO_VALUE)
-        if NO_VALUE not in (whole, inside) and whole != inside:
-            note = (
-                f"{direction}: by {short_metric_name(metric)} {whole} is best in the whole image, where"
-                f" air counts too, {inside} in the foreground"
-            )
-            say(with_label("note", note))
 
 
 def _say_results(results: Mapping[str, Results], warnings: Sequence[str], say: Say) -> None:

@@ -176,7 +176,7 @@ def result_sentence(results: Results, *, unseen: bool = True) -> str:
     """
     if not results.metrics and results.model_fields_set:
         return NO_SCORES
-    rows, _ = _judged_rows(results)
+    rows = _judged_rows(results)
     if not rows:
         return ""
 
@@ -185,20 +185,6 @@ def result_sentence(results: Results, *, unseen: bool = True) -> str:
     clauses = [*_verdicts_in_words(results, others)]
     clauses += [_beside_real_images(results, row.key) for row in beside_real]
     return f"{_tested_on(results, unseen)} {'; '.join(clauses)}."
-
-
-def other_scores_sentence(results: Results) -> str:
-    """The verdicts on the scores that `result_sentence` leaves out, where they differ from its own; ""
-    where there are no others.
-    """
-    first, others = _judged_rows(results)
-    said = {row.key: row.tone for row in first}
-    others = [row for row in others if row.key not in FROM_NOISE]
-    differing = [row for row in others if row.tone != said[row.key]]
-    if others and not differing:
-        return "All other scores say the same."
-    verdicts = "; ".join(_verdicts_in_words(results, differing))
-    return f"In other scores, {verdicts}." if verdicts else ""
 
 
 def _beside_real_images(results: Results, key: str) -> str:
@@ -241,17 +227,15 @@ def _verdicts_in_words(results: Results, rows: Sequence[Row]) -> Iterator[str]:
         yield f"{subject} {worst}"
 
 
-def _judged_rows(results: Results) -> tuple[list[Row], list[Row]]:
-    """The main rows of what the model returns that were compared, the worst verdicts first: the first of
-    each direction, which the result speaks of, and the others.
+def _judged_rows(results: Results) -> list[Row]:
+    """The row of each direction that the result speaks of: of those that were compared the first with
+    the worst verdict; directions with the worst verdicts first.
     """
     first: dict[str, Row] = {}
-    others = []
     rows = [row for row in returned_rows(results) if row.tone]
     for row in sorted(rows, key=lambda row: TONES.index(row.tone)):
-        if first.setdefault(row.key, row) is not row:
-            others.append(row)
-    return [*first.values()], others
+        first.setdefault(row.key, row)
+    return [*first.values()]
 
 
 def returned_rows(results: Results) -> list[Row]:
@@ -268,7 +252,7 @@ def returned_rows(results: Results) -> list[Row]:
 
 def result_tone(results: Results) -> Tone:
     """The tone of `result_sentence`: that of the worst score. To be better than noise is not good."""
-    rows, _ = _judged_rows(results)
+    rows = _judged_rows(results)
     tones: list[Tone] = [row.tone for row in rows]
     tones += ["near" for row in rows if row.key in FROM_NOISE]
     return min(tones, key=TONES.index, default="")

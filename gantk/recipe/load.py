@@ -110,9 +110,9 @@ class Recipe:
     text: str = ""
     # dotted key -> which option of the command line set it
     overridden: dict[str, str] = field(default_factory=dict)
-    remarks: list[str] = field(default_factory=list)  # notes for the user on changes to the recipe
     # dotted key -> its value as typed on the command line
     texts: dict[str, str] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)  # notes for the user on changes to the recipe
     # old key -> a note for the user on its current name
     notes: dict[str, str] = field(default_factory=dict)
     profile: str = ""  # the profile that was applied, or several: "cpu,by_class"

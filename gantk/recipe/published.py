@@ -190,8 +190,7 @@ def _as_stated(stated: Any, here: Any) -> Any:
 
 
 def in_full(recipe: Recipe, profile: str | None) -> Iterator[str]:
-    """Yield lines that compare a recipe with its report: differences, settings it leaves open,
-    changes by profiles.
+    """Yield lines that compare a recipe with its report: differences, and settings it leaves open.
 
     Every default of the recipe is filled in before the comparison. UserError where the recipe has a
     mistake.
@@ -217,13 +216,6 @@ def in_full(recipe: Recipe, profile: str | None) -> Iterator[str]:
             yield f"{what}: {', '.join(chosen)}"
     for reading in paper.get("readings", ()):
         yield f"reading: {reading}"
-
-    for name in mapping(recipe.tables.get("profile")) if profile is None else ():
-        changed = resolved(recipe.override([], name).check())
-        for key, values in _differences(here, changed):
-            if key.partition(".")[0] not in ABOUT:
-                without, value = map(value_text, values)
-                yield f"--profile {name}: {key} = {value} (without it {without})"
 
 
 def changes_of_file(recipe: Recipe, here: Mapping) -> dict[str, tuple[str, str]]:

@@ -11,7 +11,6 @@ from gantk.errors import count_noun
 from gantk.metrics.names import short_metric_name
 from gantk.metrics.rows import (
     main_rows,
-    other_scores_sentence,
     pairs_sentence,
     result_sentence,
     result_tone,
@@ -29,7 +28,7 @@ MAX_FROM_NOISE = 6  # generated images, and as many real ones
 
 
 def summarise(run: RunRecord) -> dict[str, str]:
-    """The result in a sentence, its tone, the other scores, and a sentence on baselines that need pairs."""
+    """The result in a sentence, its tone, and a sentence on baselines that need pairs."""
     sentence = result_sentence(run.results, unseen=not run.leak)
     if run.results.metrics and not sentence:
         sentence = "The scores have nothing to be compared with: no baseline was measured."
@@ -37,7 +36,6 @@ def summarise(run: RunRecord) -> dict[str, str]:
     return {
         "sentence": sentence.replace(" -> ", words.ARROW),
         "tone": result_tone(run.results),
-        "others": other_scores_sentence(run.results).replace(" -> ", words.ARROW),
         "pairs": pairs_sentence(run.results),
     }
 

@@ -36,7 +36,7 @@ from gantk.guest import Say
 from gantk.plugin.loader import installed_version, load
 from gantk.recipe.load import LACKING, Recipe, Settings, load_recipe, mapping, read_toml
 from gantk.runs import checkpoint
-from gantk.runs.results import Choice, Score, Speed
+from gantk.runs.results import Choice, Speed
 from gantk.runs.schemas import (
     LOG,
     Environment,
@@ -107,15 +107,8 @@ class RunFolder:
 
     def __repr__(self) -> str:
         steps = self.steps
-        scores = []
-        with suppress(UserError):
-            for direction, of_direction in read_results(self.path).metrics.items():
-                name, score = next(iter(of_direction.items()), ("", Score()))
-                if score.value is not None:
-                    scores.append(f"{direction} {name} {score.text()}")
-
         saved = f"step {steps[-1]}" if steps else "no checkpoint yet"
-        return f"Run('{self.path}': {', '.join([saved, *scores])})"
+        return f"Run('{self.path}': {saved})"
 
     @property
     def metrics(self) -> dict[str, dict[str, dict[str, Any]]]:

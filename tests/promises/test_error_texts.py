@@ -262,7 +262,7 @@ CASES: dict[str, Case] = {
     "loss of feature maps for logits": (other, PIX2PIX | {"adversarial": "gram"}),
     "loss of images for logits": (other, PIX2PIX | {"adversarial": "l1"}),
     "loss of logits for images": (train, "--set", "method.cycle_loss=bce"),
-    "loss of source for images": (other, PIX2PIX | {"reconstruction": "local_ncc"}),
+    "loss of source for images": (other, PIX2PIX | {"reconstruction": "edge_direction"}),
     "loss of another toolkit": (train, "--set", "method.adversarial=lsgan"),
     "unknown method": lambda h: train(h, method={"name": "dualgun"}),
     "unknown recipe": "run dualgan_t1t3",

@@ -484,7 +484,7 @@ def folds(tiny_run, tmp_path):
                 '"metrics": {"a_to_b": {"mae": {"value": 1.0}, ',
             ),
             3,
-            ["Left out, as not all of these runs have it: MAE."],
+            ["DualGAN (3 runs of one recipe)"],
         ),
         (OF_A, ("metrics.json", '"psnr"', '"mae"'), 3, ["no score that all of these runs have"]),
         (OF_A, ("metrics.json", '"dB"', '"HU"'), 3, ["no score that all of these runs have"]),

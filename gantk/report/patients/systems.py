@@ -9,7 +9,7 @@ from functools import cached_property
 import pandas as pd
 
 from gantk.metrics.comparing import add_tests
-from gantk.metrics.names import join_words, name_systems, short_metric_name, split_region
+from gantk.metrics.names import name_systems
 from gantk.metrics.pair_scores import add_scores
 from gantk.metrics.rows import result_sentence, result_tone
 from gantk.metrics.table import MODEL
@@ -101,22 +101,7 @@ class System:
         result = result_sentence(self.results, unseen=not any(run.leak for run in self.runs))
         of_runs = f" ({len(self.runs)} runs of one recipe)" if len(self.runs) > 1 else ""
         size = self.runs[0].environment.size
-        return f"{self.name}{of_runs}{size}: {result or 'not compared with a baseline.'}{self._left_out}"
-
-    @property
-    def _left_out(self) -> str:
-        """Which scores not all runs have; "" where they have all."""
-        every, *of_runs = (
-            {metric for scores in results.metrics.values() for metric in scores}
-            for results in (self.results, *(run.results for run in self.runs))
-        )
-        lacking = [
-            name for name in sorted(set().union(*of_runs) - every) if not split_region(name)[1]
-        ]
-        if not lacking:
-            return ""
-        names = join_words([short_metric_name(name) for name in lacking])
-        return f" Left out, as not all of these runs have it: {names}."
+        return f"{self.name}{of_runs}{size}: {result or 'not compared with a baseline.'}"
 
 
 def systems_of(named: Mapping[str, RunRecord]) -> list[System]:
