@@ -375,13 +375,19 @@ REFUSED = {
         "evaluate.regions",
         "ms_ssim",
     ),
-    "no masks": (Translates, ["segmentation"], {}, "evaluate.metrics", "masks.*0 of .* and 0 of "),
+    "no masks": (
+        Translates,
+        ["segmentation"],
+        {},
+        "evaluate.metrics",
+        "lesion masks in the test set",
+    ),
     "masks of noise": (
         Samples,
         ["segmentation"],
         {"source": LESIONS},
         "evaluate.metrics",
-        "masks.*none for images from noise",
+        "needs translations",
     ),
 }
 
