@@ -17,10 +17,11 @@ from typing import Any
 
 from pydantic import create_model
 
-from gantk.errors import UserError, did_you_mean, expect_format, one_line, reading_file
+from gantk.errors import UserError, did_you_mean, expect_format, join_first, one_line, reading_file
 from gantk.files import open_file
 from gantk.plugin.loader import registry, use_settings_beside
 from gantk.plugin.registry import NO_SUCH_PART
+from gantk.plugin.settings import install_hint
 from gantk.plugin.spec import Part, Table, check, options_model, plain, toml
 from gantk.recipe.tables import (
     FORMAT,
@@ -381,11 +382,22 @@ def find_recipe(name: str) -> tuple[Path, str]:
         remedy = "name a recipe file; to continue a run, use `gantk resume RUN`"
         raise UserError(f"'{name}' is a folder", remedy=remedy)
 
-    meant = did_you_mean(Path(stem).name, known)
+    meant = install_hint(stem) or _recipes_of(stem, known) or did_you_mean(Path(stem).name, known)
     remedy = " ".join(filter(None, [meant, "See `gantk recipes`"]))
     raise UserError(
         f"there is no recipe '{name}'", allowed="a path or the name of a recipe", remedy=remedy
     )
+
+
+def _recipes_of(method: str, known: Mapping[str, tuple[Path, str]]) -> str | None:
+    """`The recipes of cyclegan are ...`; None where this is no method's name, or no recipe has it."""
+    found = []
+    for name, (path, _) in known.items():
+        table = mapping(tomllib.loads(path.read_text("utf-8")).get("method"))
+        if table.get("name") == method:
+            found.append(name)
+    found.sort(key=lambda name: (not name.startswith(method), len(name)))
+    return f"The recipes of {method} are {join_first(found, most=8)}." if found else None
 
 
 def all_recipes() -> dict[str, tuple[Path, str]]:

@@ -293,6 +293,12 @@ def test_functions_score_compare_and_check(run, scans, tmp_path):
         toolkit.run("nothing")
 
 
+def test_a_method_in_place_of_a_recipe_names_its_recipes():
+    told = gantk("run", "munit").err
+    assert "The recipes of munit are " in told
+    assert {"munit_heads", "munit_t1t2"} <= set(re.findall(r"\w+", told))
+
+
 def test_a_mistyped_recipe_is_found_before_torch_is_imported():
     code = (
         "import sys, gantk\n"
