@@ -89,30 +89,14 @@ class Command(click.Command):
 
 
 class CommandGroup(Command, click.Group):
-    """A command with subcommands; without arguments it prints its help.
-
-    Args:
-        instead: what to type for a word that is none of them, which stands for {}.
-    """
+    """A command with subcommands; without arguments it prints its help."""
 
     command_class = Command
-
-    def __init__(self, *args: Any, instead: str = "", **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.instead = instead
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args and self.no_args_is_help:
             args = ["--help"]
         return super().parse_args(ctx, args)
-
-    def resolve_command(self, ctx: click.Context, args: list[str]):
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            if self.instead and not getattr(error, "possibilities", None):  # no close command
-                reword(error, f"{error.message} {self.instead.format(argument(args[0]))}")
-            raise
 
 
 def reword(error: click.ClickException, message: str) -> None:

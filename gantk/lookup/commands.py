@@ -244,7 +244,6 @@ def plugins() -> None:
 @click.group(
     invoke_without_command=True,
     cls=CommandGroup,
-    instead="To show a recipe: gantk show recipe {}",
     short_help="List the recipes, or copy one as a start for your own.",
     section="Look",
     place=4,

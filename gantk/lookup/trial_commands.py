@@ -6,8 +6,6 @@ import click
 
 from gantk.terminal import Command, write_json
 
-LONG_HOURS = 8  # of a training, from which on shorter ones are named
-
 
 def try_recipe(
     recipe, json_file, overwrite, precision, data, profile, device, layout, **options
@@ -16,7 +14,6 @@ def try_recipe(
     from dataclasses import asdict
 
     from gantk.catalog.question import as_setting
-    from gantk.recipe.load import load_recipe, mapping
     from gantk.terminal import line_printer
     from gantk.training.trial import predict
 
@@ -30,13 +27,6 @@ def try_recipe(
     found = predict(recipe, set=settings, say=say, data=data, profile=profile, device=device)
     for line in found.lines():
         say(line)
-    if found.hours and found.hours > LONG_HOURS:
-        has_short = "cpu" in mapping(load_recipe(recipe).tables.get("profile")) and not profile
-        shorter = (
-            "--profile cpu" if has_short else "`gantk plan SCANS` fits a recipe to this machine"
-        )
-        say(f"shorter  {shorter}")
-
     write_json(json_file, asdict(found), overwrite)
     sys.exit(0 if found.fits else 1)
 

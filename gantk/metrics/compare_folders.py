@@ -77,8 +77,6 @@ class ScaleFit(Table):
 
     slope: float = 1.0
     offset: float = 0.0
-    predictions: list[float] = []
-    truth: list[float] = []
     another: bool = False  # whether the predictions are on another scale than the truth
     matched: bool = False  # whether they were mapped to the truth's scale before scoring
 
@@ -277,8 +275,6 @@ def fit_line(pairs: Iterable[FilePair], match: bool) -> ScaleFit:
     return ScaleFit(
         slope=slope,
         offset=offset,
-        predictions=[float(x.min()), float(x.max())],
-        truth=[float(y.min()), float(y.max())],
         another=bool(is_far or not MIN_SLOPE <= slope <= MAX_SLOPE),
         matched=match,
     )

@@ -76,7 +76,6 @@ RUN_FILES = (
     "report.html",
 )
 FOLD = "data.split.fold"
-MAX_EQUAL_NAMES = 1000  # folders that are told apart by a number at the end of their name
 PACKAGES = (
     "torch",
     "numpy",
@@ -461,13 +460,13 @@ def new_folder(path: Path) -> Path:
     """
     expect_permission(path.parent, "--out")
     make_folder(path.parent)
-    endings = ["", *(f"-{number}" for number in range(2, MAX_EQUAL_NAMES + 1))]
-    for ending in endings:
+    free = path
+    number = 1
+    while True:
         with suppress(FileExistsError):
-            return make_folder(path.with_name(path.name + ending), new=True)
-
-    what = f"there are {MAX_EQUAL_NAMES} folders named '{path.name}'"
-    raise UserError(what, where="--out", remedy="name another folder with --out")
+            return make_folder(free, new=True)
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
 
 
 def _plugins() -> PluginsRecord:

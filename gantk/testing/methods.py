@@ -263,12 +263,10 @@ def weights_of(engine: Engine) -> dict[str, Tensor]:
 
 
 def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert found.keys() == expected.keys()
-    different = [name for name, tensor in expected.items() if not torch.equal(found[name], tensor)]
     where = (
         "keep all values between steps in buffers, self.register_buffer(name, tensor), and"
         " change them in place"
     )
-    assert not different, (
-        f"{len(different)} of {len(expected)} tensors differ, for example '{different[0]}': {where}"
+    torch.testing.assert_close(
+        found, expected, rtol=0, atol=0, equal_nan=True, msg=lambda differs: f"{where}\n{differs}"
     )

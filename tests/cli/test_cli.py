@@ -56,11 +56,6 @@ def test_a_group_without_arguments_prints_its_help(gantk, words):
     assert "Usage: " in shown.out
 
 
-def test_a_recipe_in_place_of_a_command_says_what_to_type(gantk):
-    told = gantk("recipes", "dualgan_t1t2").refused()
-    assert "To show a recipe: gantk show recipe dualgan_t1t2" in told
-
-
 @pytest.mark.parametrize(
     ("command", "function"),
     [
