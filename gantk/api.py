@@ -241,6 +241,7 @@ def evaluate(
     *,
     metrics: Iterable[str] | None = None,
     data: Any = None,
+    set: Settings = (),
     layout: str = "",
     device: str | None = None,
     say: Say = tell,
@@ -260,6 +261,7 @@ def evaluate(
             intensity mapping of the training. The run folder is not changed. Baselines learn from
             the run's own images, which must still be there; those of a packed model, which has none,
             from `data` itself.
+        set: how `data` is read, such as {"data.source.mask": "seg"}.
         layout: the line that says whose each file of `data` is, as in `run`.
         device: as in `run`.
         say: called with each line of output.
@@ -301,7 +303,7 @@ def evaluate(
             given = type(data).__name__
             stored = Path(locks.enter_context(TemporaryDirectory())) / "data"
             data, _ = keep(data, stored, model.data.domains)
-        other = None if data is None else with_test_data(recipe, data, layout)
+        other = None if data is None else with_test_data(recipe, data, set, layout)
         packing = pack_record(folder)
         seen = trained_on(folder.path, packing)
         if packing is not None:

@@ -486,6 +486,12 @@ def sample(run, no_post, **options) -> None:
 @click.option("--truth", metavar="DIR", help="Folder of the true images, matched by name or visit.")
 @click.option("--match", is_flag=True, help=MATCH)
 @click.option("--patient", metavar="REGEX", help=PATIENT)
+@click.option(
+    "--set",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="How --data is read: --set data.source.mask=seg. Repeatable.",
+)
 @layout_option
 @click.option(
     "--truth-layout", default="", metavar="PATTERN", help="The same for the files of --truth."
@@ -531,9 +537,9 @@ def evaluate(
         raise click.UsageError("give either a RUN, or both --pred and --truth")
     if run and any(files.values()):
         raise click.UsageError("--match, --patient, --truth-layout need --pred and --truth")
-    if run and not data and (others or options["layout"]):
+    if not data and (others or options["set"] or run and options["layout"]):
         raise click.UsageError(
-            "--layout of a RUN, and OTHER, need --data SCANS: `gantk eval RUN --data SCANS`"
+            "--set, --layout of a RUN, and OTHER, need --data SCANS: `gantk eval RUN --data SCANS`"
         )
     if data and not run:
         raise click.UsageError("--data needs a RUN")
@@ -552,6 +558,7 @@ def evaluate(
         if run:
             found = _compare_models([run, *others], data, figures, overwrite, options)
         else:
+            del options["set"]
             found = compare(pred, truth, **files, **options)
     write_json(json_file, found, overwrite)
 

@@ -13,10 +13,12 @@ from typing import Any
 
 from gantk.catalog.contrasts import usual_contrast
 from gantk.data.sources.source import source_for
+from gantk.errors import UserError
 from gantk.recipe.load import Recipe, Settings, load_recipe, mapping, with_setting
 from gantk.recipe.tables import CheckedRecipe, DataTable, SplitTable
 
 OPTIONS_NAMING_FILES = ("a", "b")
+OF_READING = ("data.source.", "data.words.")  # keys that say how images are read
 
 
 def with_data(recipe: Recipe, path: str | Path | dict[str, Any]) -> Recipe:
@@ -61,22 +63,27 @@ def with_data(recipe: Recipe, path: str | Path | dict[str, Any]) -> Recipe:
 
 
 def with_test_data(
-    recipe: Recipe, path: str | Path | dict[str, Any], layout: str = ""
+    recipe: Recipe, path: str | Path | dict[str, Any], settings: Settings = (), layout: str = ""
 ) -> DataTable:
     """The table of `with_data` for images that are only tested: the source resamples those of each
-    patient onto the first domain's grid, if it can. `layout` says whose each file is; that of the
-    training's own images says nothing of images elsewhere.
+    patient onto the first domain's grid, if it can. `settings` and `layout` say how they are read; the
+    layout of the training's own images says nothing of images elsewhere. UserError for other settings.
     """
-    given = with_data(recipe, path)
+    for setting in settings:
+        if not setting.startswith(OF_READING):
+            what = f"'{setting.partition('=')[0]}' does not say how images are read"
+            raise UserError(what, where="--set", allowed=[f"{each}KEY" for each in OF_READING])
     if layout:
-        given = given.override(with_setting((), "data.source.layout", layout))
-    table = given.check().data
+        settings = with_setting(settings, "data.source.layout", layout)
+    given = with_data(recipe, path)
+    own = mapping(mapping(recipe.tables.get("data")).get("source")).get("path")
+    source = mapping(mapping(given.tables.get("data")).get("source"))
+    if "layout" in source and not (own and _is_same(own, source.get("path"))):
+        given.tables["data"]["source"] = {**source, "layout": ""}
+    table = given.override(settings).check().data
     options = dict(table.source.options)
     if options.get("onto") == "none":
         options["onto"] = "a"
-    own = mapping(mapping(recipe.tables.get("data")).get("source")).get("path")
-    if "layout" in options and not (own and _is_same(own, options.get("path"))):
-        options["layout"] = layout
     return table.model_copy(update={"source": replace(table.source, options=options)})
 
 

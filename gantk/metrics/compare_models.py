@@ -57,6 +57,7 @@ from gantk.metrics.summary import with_label
 from gantk.metrics.table import MODEL, TEXTS
 from gantk.prepare.grid import resample_onto
 from gantk.progress import track
+from gantk.recipe.load import Settings
 from gantk.runs.folder import FOLD, recipe_without
 from gantk.runs.models import is_among, trained_on
 from gantk.runs.results import (
@@ -118,6 +119,7 @@ def compare_models(
     data: str | Path,
     *,
     metrics: Iterable[str] = PAIR_METRICS,
+    set: Settings = (),
     layout: str = "",
     device: str | None = None,
     say: Say = print,
@@ -136,6 +138,7 @@ def compare_models(
         data: a file or folder with both images of each patient, such as the one that a model was
             trained on: its training patients are left out.
         metrics: names of metrics that compare an image with its truth.
+        set: how `data` is read, such as {"data.source.mask": "seg"}.
         layout: the line that says whose each file of `data` is, as in `gantk.run`.
         device: as in `gantk.run`.
         say: called with each line of output.
@@ -158,7 +161,7 @@ def compare_models(
     if first.run is None:
         allowed = "models of which the first is a run or a packed model"
         raise UserError("these models cannot be compared", where="RUN", allowed=allowed)
-    table = without_training(with_test_data(first.run.recipe(), data, layout))
+    table = without_training(with_test_data(first.run.recipe(), data, set, layout))
     source, records = source_and_records(table, type(first.method))
     if read_by := layouts_in_words(source):
         say(f"layout   {read_by}")
@@ -179,7 +182,7 @@ def compare_models(
     ]
     for system in systems:
         system.tell(say)
-    known = set().union(*(system.left_out for system in systems))
+    known = frozenset().union(*(system.left_out for system in systems))
     pairs = [pair for pair in pairs if _patient(pair) not in known]
     if not pairs:
         raise UserError(

@@ -131,6 +131,12 @@ def short_metric_name(score: str) -> str:
     return f"{short} in the {region}" if region else short
 
 
+LESION_CONTRAST = (
+    "Lesion contrast",
+    "The lesion minus its surroundings, output over truth: 1 is kept, 0 gone, below 0 inverted.",
+)
+
+
 def split_region(score: str) -> tuple[str, str]:
     """A score's name without its region, and the region at its end; "" for the whole image."""
     for region, suffix in SUFFIXES.items():
@@ -166,7 +172,7 @@ def _words_of(score: str) -> tuple[str, str, str]:
     """Name and meaning of a score, and what stands behind a metric's name in it: `kid_random` is a
     KID by `random` features; ("", "", "") where they are not known.
     """
-    known = registry().words("metric")
+    known = registry().words("metric") | {"lesion_contrast": LESION_CONTRAST}
     head, _, rest = score.partition("_")
     if score in known:
         return *known[score], ""

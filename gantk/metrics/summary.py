@@ -108,9 +108,10 @@ def _table(rows: Sequence[Row]) -> Iterator[str]:
         yield TextTable(tuple(columns.values()), cells, [COLOURS[row.tone] for row in rows])
     if names:
         yield with_label("baseline", f"the best for each score: {join_words([*names])}")
-    of_features = {row.name: row for row in rows if row.plain_name.endswith(FEATURES)}
-    for name, row in of_features.items():
-        yield with_label("note", f"{name}: {row.plain_name}. {row.explanation}")
+    told = {row.name: row for row in rows if row.plain_name.endswith(FEATURES) or not row.sense}
+    for name, row in told.items():
+        plain = "" if row.plain_name.lower() == name else f"{row.plain_name}. "
+        yield with_label("note", f"{name}: {plain}{row.explanation}")
 
 
 def with_label(label: str, text: str) -> str:

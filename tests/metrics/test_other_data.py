@@ -328,6 +328,12 @@ def test_comparison_scores_lesions_and_the_input(masks, run, tmp_path):
     said: list[str] = []
     models = [other, run]
     found = gantk.compare_models(models, data, metrics=["mae"], device="cpu", say=said.append)
+    named = gantk.compare_models(
+        [run], data, metrics=["mae"], set={"data.source.mask": "seg"}, device="cpu", say=said.append
+    )
+    assert (named.scores.region == "lesion").any()
+    with pytest.raises(gantk.UserError, match="'train.steps' does not say how images are read"):
+        gantk.evaluate(run, data=data, set=["train.steps=3"], device="cpu")
     table = found.scores[found.scores.direction == "T1 -> T2"]
 
     values = table.groupby(["system", "metric"])["value"].mean()
