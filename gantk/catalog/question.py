@@ -82,7 +82,7 @@ class LayoutQuestion(UserError):
             lines.append(self.no_reading)
         if "of no contrast" in self.what:
             lines.append(
-                "Masks of lesions are named by --set data.source.mask=WORD, a word of their file names."
+                "Masks of lesions are named by data.source.mask=WORD, a word of their file names."
             )
         return "\n".join([*lines, printable(self.end)])
 

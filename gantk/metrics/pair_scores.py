@@ -155,7 +155,9 @@ class PairScorer:
                 yield metric.name + suffix, value, after.get(suffix)
 
         if self.contrast.name in self.rows_of and LESION in masks:
-            yield self.contrast.name, self.contrast(made, real, masks[LESION]), None
+            regions_of = [masks[LESION]] if inside is None else [masks[LESION], inside]
+            (kept,) = self.contrast.in_regions(made, real, regions_of)
+            yield self.contrast.name, kept, None
 
     def _masks_of(self, references: References, part: slice) -> dict[str, Tensor | None]:
         """The mask of each region that is known and selected; None for the whole image."""

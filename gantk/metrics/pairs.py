@@ -20,9 +20,9 @@ CEILING = 100.0  # dB, the PSNR of equal images
 # pixels of SSIM's Gaussian windows
 RADIUS = 5
 SIGMA = 1.5
-RING = 5  # width in pixels of the surroundings of a lesion
+RING = 1 / 32  # width of the surroundings of a lesion, as a share of the image's shorter side
 MIN_LESION_CONTRAST = (
-    0.02  # share of the data range: lesions with less contrast in the reference are not scored
+    0.05  # share of the data range: lesions with less contrast in the reference are not scored
 )
 
 
@@ -248,25 +248,33 @@ class LesionContrast(PairMetric):
     """Lesion contrast of the output as a share of the contrast in the reference: 1 = kept, 0 =
     gone, -1 = inverted.
 
-    The contrast is the lesion's mean minus the mean of the 5 pixels around the mask. With several
-    channels it is the least-squares factor from the reference's contrasts to the output's. An image
-    without a lesion, or with a lesion that is invisible in the reference (contrast below 2 % of the
-    range), scores nan.
+    The contrast is the lesion's mean minus that of the tissue around it, in a ring as wide as a
+    thirty-second of the image's shorter side. `in_regions` takes the mask of the lesion and, so that no
+    air counts, that of tissue. With several channels it is the least-squares factor from the
+    reference's contrasts to the output's. An image without a lesion, or with a lesion that is hardly
+    visible in the reference (contrast below 5 % of the range), scores nan.
     """
 
     name = "lesion_contrast"
     unit = ""
     higher_is_better = None
-    in_mask = f"lesion_contrast/ring-of-{RING}-pixels/output-over-truth/seen-above-{MIN_LESION_CONTRAST:g}-of-range"
+    in_mask = f"lesion_contrast/ring-of-tissue-of-{RING:g}-of-the-side/output-over-truth/seen-above-{MIN_LESION_CONTRAST:g}-of-range"
 
-    def _score(self, output: Tensor, reference: Tensor, mask: Tensor | None) -> Tensor:
+    def _scores(
+        self, output: Tensor, reference: Tensor, masks: Sequence[Tensor | None]
+    ) -> list[Tensor]:
+        mask, *tissue = masks
         if mask is None:
             raise UserError(
                 "the metric 'lesion_contrast' needs lesion masks", where="evaluate.metrics"
             )
 
         inside = mask[:, :1].float()
-        ring = (dilate(inside, RING) - inside) > 0
+        width = max(1, round(RING * min(output.shape[-2:])))
+        ring = (dilate(inside, width) - inside) > 0
+        for each in tissue:
+            if each is not None:
+                ring = ring & each[:, :1]
 
         def contrasts(image: Tensor) -> Tensor:  # (N, C)
             channels = image.split(1, 1)
@@ -277,9 +285,8 @@ class LesionContrast(PairMetric):
         made = contrasts(output)
         real = contrasts(reference)
         factor = (made * real).sum(1) / real.square().sum(1)
-        return torch.where(
-            real.abs().amax(1) < MIN_LESION_CONTRAST * self.data_range, torch.nan, factor
-        )
+        is_hidden = real.abs().amax(1) < MIN_LESION_CONTRAST * self.data_range
+        return [torch.where(is_hidden, torch.nan, factor)]
 
 
 Fraction = tuple[Tensor, Tensor]  # numerator, denominator

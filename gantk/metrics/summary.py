@@ -91,8 +91,11 @@ def summary_lines(results: Results, said: Collection[str] = ()) -> Iterator[str]
 def _table(rows: Sequence[Row]) -> Iterator[str]:
     """Yield a table of scores, which baselines stand in it, and what scores by features are."""
     above = ""
+    apart = defaultdict(list)  # of scores that are neither better nor worse: intervals and patients
     for row in rows:
         title = row.direction
+        if not row.sense:
+            apart[row.name].append(f"{title} {row.interval or row.value}, {row.sample}")
         row.direction = "" if title == above else title
         above = title
         row.verdict = SHORT_WORDS[row.tone]
@@ -111,7 +114,9 @@ def _table(rows: Sequence[Row]) -> Iterator[str]:
     told = {row.name: row for row in rows if row.plain_name.endswith(FEATURES) or not row.sense}
     for name, row in told.items():
         plain = "" if row.plain_name.lower() == name else f"{row.plain_name}. "
-        yield with_label("note", f"{name}: {plain}{row.explanation}")
+        yield with_label(
+            "note", f"{name}: {plain}{row.explanation} {'; '.join(apart[name])}".rstrip()
+        )
 
 
 def with_label(label: str, text: str) -> str:

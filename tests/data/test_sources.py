@@ -231,10 +231,7 @@ def test_masks_of_an_unknown_word_are_asked_for(tmp_path):
         tree(tmp_path, f"p{n}/p{n}_T1.png", f"p{n}/p{n}_T2.png", f"p{n}/p{n}_tumour.png")
     with pytest.raises(UserError) as question:
         folders(tmp_path)
-    assert (
-        "Masks of lesions are named by --set data.source.mask=WORD"
-        in question.value.on_command_line()
-    )
+    assert "Masks of lesions are named by data.source.mask=WORD" in question.value.on_command_line()
     assert all(record.mask for record in folders(tmp_path, mask="tumour"))
 
 

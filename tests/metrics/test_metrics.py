@@ -207,6 +207,20 @@ def test_lesion_contrast_is_one_where_kept_and_zero_where_gone(make, kept):
     assert score[2:].isnan().all(), "invisible in the truth; no lesion"
 
 
+@pytest.mark.parametrize("side", [32, 64, 160])
+def test_lesion_contrast_at_the_edge_counts_no_air(side):
+    """A lesion that is darker than the brain around it, and brighter than the air beside it."""
+    x = torch.arange(side)
+    tissue = (x < side // 2).float().expand(1, 1, side, side)
+    lesion = tissue * (x >= side // 4) * (x[:, None] < side // 2)
+    truth = tissue - 0.5 * lesion
+    (kept,) = LesionContrast(2.0, 2).in_regions(0.6 * tissue, truth, [lesion, tissue])
+    assert kept.item() == pytest.approx(0.0, abs=1e-6)
+    inverted = 0.5 * tissue + 0.5 * lesion
+    (kept,) = LesionContrast(2.0, 2).in_regions(inverted, truth, [lesion, tissue])
+    assert kept.item() == pytest.approx(-1.0, abs=1e-6)
+
+
 REFUSED = {
     "range": (lambda x: PSNR(0.0, 2), "data range"),
     "shape": (lambda x: MAE(2.0, 2)(x, x[..., :8]), r"\(1, 1, 16, 8\)"),
