@@ -374,9 +374,11 @@ def _training_lines(seen: Scans, steps: int, why: str) -> Lines:
     if len(seen.domains) == 1:
         return lines | {"evaluate.metrics": (["kid"], "compares sets of images")}
 
-    compares = "compares with the truth"
-    if not (seen.fit and seen.fit.good):
-        compares = "computed only if a truth is known"
+    compares = "computed only if a truth is known"
+    if seen.fit and seen.fit.good:
+        compares = "compares with the truth"
+        why = "steps of a small network without adversary, mostly the strongest baseline"
+        lines["evaluate.regression"] = (max(100, steps // 4), why)
     lines["evaluate.metrics"] = (["psnr", "ssim", "mae"], compares)
     if seen.is_masked:
         why = "background of the input stays background in the result"
