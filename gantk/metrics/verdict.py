@@ -32,7 +32,7 @@ def tone_of(verdict: Verdict) -> Tone:
 
 def verdict_words(verdict: Verdict, rival: str = BEST_BASELINE) -> str:
     """A verdict in words: `better than the best baseline`, `not better than the best baseline`,
-    `ahead of the best baseline, but 5 patients are too few: 10 are needed`.
+    `ahead of the best baseline, but this can be chance: 5 patients are too few, 10 are needed`.
     """
     tone = tone_of(verdict)
     if not tone:
@@ -42,15 +42,13 @@ def verdict_words(verdict: Verdict, rival: str = BEST_BASELINE) -> str:
 
     patients = _tested_patients(verdict)
     p, comparisons = deciding_p(verdict)
-    reason = "this can be chance"
+    words = f"ahead of {rival}, but this can be chance"
     if patients == 0:
-        reason = "the patients are not known"
-    elif patients is not None and patients < least_patients(comparisons):
+        return f"{words}: the patients are not known"
+    if patients is not None and patients < least_patients(comparisons):
         few = "1 patient is" if patients == 1 else f"{patients} patients are"
-        reason = f"{few} too few: {needed_patients(comparisons)} are needed"
-    elif p <= 1:
-        reason = f"this can be chance (p = {p:.2g})"
-    return f"ahead of {rival}, but {reason}"
+        return f"{words}: {few} too few, {needed_patients(comparisons)} are needed"
+    return f"{words} (p = {p:.2g})" if p <= 1 else words
 
 
 def _tested_patients(verdict: Verdict) -> int | None:
