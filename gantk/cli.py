@@ -504,7 +504,8 @@ def sample(run, no_post, **options) -> None:
 @click.option(
     "--figures",
     metavar="DIR",
-    help="Also write figures and tables of models on --data for a paper.",
+    help="Also write figures and tables of models on --data for a paper; compares as with OTHER, on one"
+    " scale.",
 )
 @json_option("Write the result as JSON too")
 @device_option

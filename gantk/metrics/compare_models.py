@@ -75,8 +75,9 @@ Units = dict[tuple[str, str], str]  # by direction and metric
 # by direction, then patient and image, of some: the middle plane (C, H, W) of TRUTH and of each system
 Pictures = dict[str, dict[tuple[str, str], dict[str, np.ndarray]]]
 ONE_SCALE = (
-    "of whole files, as gantk translate makes them; HU as they are, other gray values, whose scales"
-    " differ between models, by one line for each model to the mean and spread of the true ones"
+    "of whole files at their own size, as gantk translate makes them (gantk report scores images at the"
+    " network's size); HU as they are, other gray values, whose scales differ between models, by one"
+    " line for each model to the mean and spread of the true ones"
 )
 RELEASED_AGAIN = (
     "who was in its training is told by names and files alone; public sets release patients again under"
@@ -87,7 +88,7 @@ INPUT = BASELINES["identity"][0]
 MAP = BASELINES["intensity_map"][0]
 TRUTH = "truth"  # the real images among the pictures of systems
 MAX_SHOWN_IMAGES = 4
-OF_TESTS = ("best", "ahead by", "p, corrected")
+OF_TESTS = ("ahead by", "p, corrected")
 OF_ONE_SCORE = (
     "p is corrected for all {} tests, but for the first score of a direction; intervals are not"
 )
@@ -109,7 +110,7 @@ class ModelComparison(Comparison):
         return {
             "sentences": self.sentences,
             "tests": [test.dump() for test in self.tests],
-            "scores": self.scores[[*TEXTS, "value"]].drop(columns="region").to_dict("records"),
+            "scores": self.scores[[*TEXTS, "value"]].to_dict("records"),
             "left_out": self.left_out,
         }
 
@@ -144,8 +145,9 @@ def compare_models(
         say: called with each line of output.
 
     Returns:
-        The comparison: `sentences`, `tests` with the gain, its 95 % interval and p-values, `scores`,
-        a pandas DataFrame of single images, and who was `left_out`.
+        The comparison: `sentences`, of a single model its result beside baselines; `tests` with the
+        gain, its 95 % interval and p-values; `scores`, a pandas DataFrame of single images; and who was
+        `left_out`.
 
     Raises:
         UserError: the models share no direction, or there is nobody whom none of them was trained on.
@@ -212,9 +214,10 @@ def compare_models(
     for system in systems:
         if misfits := misfit_sentence(system.checks):
             warnings.append(f"{system.name}: {misfits}")
-    _say_results(results, warnings, say)
+    of_single = _say_results(results, warnings, say)
+    sentences = compared.sentences or of_single
     left_out = {system.name: system.left_out for system in systems}
-    return ModelComparison(compared.sentences, compared.tests, table, left_out, results, pictures)
+    return ModelComparison(sentences, compared.tests, table, left_out, results, pictures)
 
 
 def _paths_of(model: str) -> list[str]:
@@ -407,22 +410,25 @@ def _say_tests(compared: Comparison, means: Means, units: Units, say: Say) -> No
         name = ", ".join(filter(None, (short_metric_name(metric), unit)))
         values = [number_text(score.value, score.decimals) for score in of_systems.values()]
         rows.append((title, name, *values, leader, by, p))
-    say(TextTable(("direction", "score", *means, *OF_TESTS), rows))
+    heads = ("direction", "score", *means, "best", *OF_TESTS)
+    table = pd.DataFrame(rows, columns=heads)
+    table = table.drop(columns=[name for name in OF_TESTS if (table[name] == NO_VALUE).all()])
+    say(TextTable(tuple(table), table.to_numpy().tolist()))
     if any(test.ci95 for test in compared.tests):
         say(with_label("note", OF_ONE_SCORE.format(len(compared.tests))))
 
 
-def _say_results(results: Mapping[str, Results], warnings: Sequence[str], say: Say) -> None:
-    """Say the warnings, and of each model whether it is behind a baseline, of a single one its result."""
-    behind = []
-    for name, of_system in results.items():
-        sentence = f"{name}: {result_sentence(of_system)}"
-        if result_tone(of_system) == "bad":
-            behind.append(sentence)
-        elif len(results) == 1:
-            say(with_label("result", sentence))
+def _say_results(results: Mapping[str, Results], warnings: Sequence[str], say: Say) -> list[str]:
+    """Say the warnings, and of each model whether it is behind a baseline, of a single one its result;
+    returns a sentence for each model beside the baselines.
+    """
+    sentences = {name: f"{name}: {result_sentence(own)}" for name, own in results.items()}
+    behind = [sentences[name] for name, own in results.items() if result_tone(own) == "bad"]
+    if len(results) == 1 and not behind:
+        say(with_label("result", *sentences.values()))
     for warning in [*warnings, *behind]:
         say(with_label("warning", warning))
+    return [*sentences.values()]
 
 
 def _whole_pairs(records: Sequence[Record]) -> list[Pair]:

@@ -280,7 +280,12 @@ def test_models_are_compared_on_one_scale(run, packed, tmp_path, gantk):
     own = psnr_of(found["scores"], run.name)
 
     assert found["left_out"] == {run.name: sorted([*seen, *validated, "p99"]), packed.name: seen}
+    assert {(each["metric"], each["region"]) for each in found["scores"]} >= {
+        ("psnr", "whole"),
+        ("psnr_foreground", "foreground"),
+    }
     assert f"of training and validation of {run.name}" in said
+    assert "(gantk report scores images at the network's size)" in said
     assert re.search(r"MAE, gray values +[\d.]+", said)
     assert np.mean(own) == pytest.approx(expected, abs=0.01)
     assert [test["n"] for test in found["tests"]] == 12 * [6]  # whole and foreground
@@ -328,9 +333,18 @@ def test_comparison_scores_lesions_and_the_input(masks, run, tmp_path):
     said: list[str] = []
     models = [other, run]
     found = gantk.compare_models(models, data, metrics=["mae"], device="cpu", say=said.append)
+    alone: list[str] = []
     named = gantk.compare_models(
-        [run], data, metrics=["mae"], set={"data.source.mask": "seg"}, device="cpu", say=said.append
+        [run],
+        data,
+        metrics=["mae"],
+        set={"data.source.mask": "seg"},
+        device="cpu",
+        say=alone.append,
     )
+    (sentence,) = named.dump()["sentences"]
+    assert sentence in " ".join(" ".join(alone).split())
+    assert "ahead by" not in "".join(alone) and "p, corrected" not in "".join(alone)
     assert (named.scores.region == "lesion").any()
     with pytest.raises(gantk.UserError, match="'train.steps' does not say how images are read"):
         gantk.evaluate(run, data=data, set=["train.steps=3"], device="cpu")
