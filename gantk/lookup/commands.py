@@ -147,7 +147,8 @@ def _show_card(name: str, full: bool) -> None:
     path = find_model(name)
     text = card(path)
     if not text:
-        raise UserError(f"'{path}' has no {CARD}", remedy="write one with `gantk pack RUN OUT`")
+        remedy = "write one with `gantk pack RUN OUT`; of a run: `gantk card RUN`"
+        raise UserError(f"'{path}' has no {CARD}", remedy=remedy)
     out = console()
     if full:
         out.print(text, soft_wrap=True)

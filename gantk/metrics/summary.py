@@ -48,7 +48,7 @@ WITHOUT_BASELINES = {
     "direction": "direction",
     "name": "score",
     "value": "value",
-    "interval": "95 % interval",
+    "interval": "interval",
     "sample": "tested",
 }
 COLOURS: dict[Tone, str] = {"good": "green", "near": "", "bad": "bold red", "": ""}

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from gantk.data.look import AIR_SHARE
 from gantk.data.split import held_out_patients
 from gantk.data.test_size import needed_words
-from gantk.errors import argument, count_noun, note_in
+from gantk.errors import argument, count_noun
 from gantk.files import write_file
 from gantk.metrics.names import baseline_words, baselines
 from gantk.metrics.rows import files_sentences
@@ -335,12 +335,9 @@ def _shown_split(run: RunRecord) -> dict[str, object]:
     """
     sets = {name: run.images_of(name) for name in ("train", "validation", "test")}
     said = (run.split and run.split.notes) or ()
-    found = (run.split and run.split.warnings) or ()
-    warned = [note_in(line) or "" for line in found if line.startswith("warning")]
     return {
         "sets": sets,
         "domains": sorted(set().union(*(images for images, _ in sets.values()))),
         "held_out": held_out_patients({name: who for name, (_, who) in sets.items()}),
-        "warnings": warned,
-        "notes": [note for note in said if note not in {*run.consequences, *warned}],
+        "notes": [note for note in said if note not in {*run.consequences, *run.warnings}],
     }

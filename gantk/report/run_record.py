@@ -17,7 +17,7 @@ from pandas import DataFrame
 from PIL import Image
 
 from gantk.data.split_json import RecordedSets, RecordedSplit
-from gantk.errors import UserError, one_line
+from gantk.errors import UserError, note_in, one_line
 from gantk.metrics.table import COLUMNS, read_lines
 from gantk.report.words import ARROW, direction_name
 from gantk.runs.results import Choice, Results
@@ -244,6 +244,12 @@ class RunRecord:
     def consequences(self) -> list[str]:
         """Consequences of the split for the scores, in words."""
         return (self.sets and self.sets.consequences) or []
+
+    @property
+    def warnings(self) -> list[str]:
+        """The warnings about the images and pairs at the start of the training."""
+        lines = (self.split and self.split.warnings) or ()
+        return [note_in(line) or "" for line in lines if line.startswith("warning")]
 
     @property
     def holds_out_nothing(self) -> bool:

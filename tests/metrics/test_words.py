@@ -120,6 +120,8 @@ def test_one_sentence_says_first_which_direction_is_behind():
     assert len(said.split()) <= 35
     first = next(iter(summary_lines(found)))
     assert first.startswith("warning  On 8 unseen patients, T2 -> T1 is not better than")
+    alone = "".join(summary_lines(result({"a_to_b": {}})))
+    assert "interval" in alone and "95 %" not in alone, "of few patients it is the range"
     better = next(iter(summary_lines(result({"a_to_b": WON}))))
     assert better.startswith("result   On 8 unseen patients, T1 -> T2 is better than")
 

@@ -89,7 +89,7 @@ def test_test_patients_are_listed_worst_first(tiny_run):
             "figures have numbers"
         )
 
-    number = f"patient {1 + sorted(scores.index).index(stored[0]['patient'])}"
+    number = f"test patient {1 + sorted(scores.index).index(stored[0]['patient'])}"
     assert f"{number} {stored[0]['patient']} " in page.words, "a row of the table"
     titles = [text for text in page.having("alt") if text.endswith(f" of {number}")]
     heads = [text.rpartition(" of ")[0] for text in titles]
@@ -263,6 +263,9 @@ def test_runs_are_compared_on_the_same_test_images(gantk, tiny_run, copied_run, 
     recipe = (copied_run / "recipe.toml").read_text("utf-8")
     (copied_run / "recipe.toml").write_text(recipe.replace("cycle = 5.0", "cycle = 7.0"))
     other = copied_run.rename(copied_run.with_name("other"))
+    split = read_json(other / "split.json")
+    found = "the pairs of 1 of 6 measured patients may be badly aligned"
+    write_json(other / "split.json", split | {"warnings": [f"warning  {found}", "note     a"]})
     done = gantk("report", tiny_run, other, "--out", tmp_path / "both.html").ok()
 
     page = Page(tmp_path / "both.html")
@@ -271,6 +274,8 @@ def test_runs_are_compared_on_the_same_test_images(gantk, tiny_run, copied_run, 
     for said in (page.words, " ".join(done.out.split())):
         assert "with fewer than two common test patients, no test is possible" in said
         assert "not better than" in said
+        assert said.count(f"other: {found}") == 1
+    assert "those of whole files on one scale count" in page.words
     assert "not scored on the same" not in page.words
     assert "method.cycle 5.0 7.0" in page.words
     assert "n = 1 (2 images)" in page.words

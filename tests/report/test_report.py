@@ -536,13 +536,16 @@ ORIENTED = {
 
 
 @pytest.mark.parametrize("case", ORIENTED)
-def test_pictures_of_oriented_scans_have_letters(copied_run, case):
+def test_pictures_of_oriented_scans_have_letters(copied_run, tmp_path, case):
     kinds, oriented = ORIENTED[case]
+    figures = tmp_path / "figures"
     for path in copied_run.glob("checkpoints/*/meta.json"):
         meta = read_json(path)
         for known in meta["values"].values():
             known.update(kinds)
         write_json(path, meta)
 
-    page = write_report(copied_run).read_text()
+    page = gantk.write_report(copied_run, figures=figures, say=lambda line: None).read_text()
     assert ("<main class=oriented>" in page) == oriented
+    caption = (figures / "T1_to_T2.txt").read_text("utf-8")
+    assert ("The patient's right is on the left." in caption) == oriented

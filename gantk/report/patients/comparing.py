@@ -75,6 +75,7 @@ ONE_SEED = (
 )
 HOW_TO_SAVE = "A run that translates saves some when it is scored: `gantk eval RUN`."
 SCALE_OF_MODELS = "Scores of whole files on one scale of gray values, which are not to be compared with those of a run."
+RIGHT_IS_LEFT = " The patient's right is on the left."
 NOT_IN_NAMES = r"[^\w.-]+"
 ABSENT = "–"  # a key that a run's recipe does not have
 
@@ -127,6 +128,9 @@ def write_report(
     are_many = len(systems) > MAX_WITH_FIGURES and answers
     if unscored := [name for name, run in named.items() if not run.results.metrics]:
         say(with_label("warning", f"{UNSCORED}: {join_first(unscored)}"))
+    for said in dict.fromkeys(line for run in named.values() for line in run.warnings):
+        whose = join_words([name for name, run in named.items() if said in run.warnings])
+        say(with_label("warning", f"{whose}: {' '.join(said.split())}"))
     seeds = [len({run.recipe.train.seed for run in system.runs}) for system in systems]
     caution = ONE_SEED if compared.tests and min(seeds) == 1 < len(seeds) else ""
     for answer in answers:
@@ -184,7 +188,7 @@ class AboutFigures:
     """What stands in figures and beside them."""
 
     labels: Mapping[str, str]  # patient -> what figures show in place of the name
-    choice: str  # how their images were chosen, a sentence
+    choice: str  # how their images were chosen, and their sides, in sentences
     caution: str  # beside all scores
     losses: Mapping[str, str] = field(default_factory=dict)  # of runs, as SVG
 
@@ -192,10 +196,11 @@ class AboutFigures:
 def _about_runs(runs: Mapping[str, RunRecord], names: Sequence[str], reason: str) -> AboutFigures:
     """`reason`: why the scores of these systems cannot be compared."""
     cautions = [reason, *(line for run in runs.values() for line in run.consequences)]
+    oriented = all(map(shows_left_and_right, runs.values()))
     return AboutFigures(
         label_patients(*runs.values()),
         f"the first of each patient that {join_words(names)} saved, in the order of {names[0]}, then"
-        f" further ones. {how_kept(*runs.values())}",
+        f" further ones. {how_kept(*runs.values())}{RIGHT_IS_LEFT if oriented else ''}",
         " ".join(dict.fromkeys(cautions)).strip(),
         {name: draw_losses(run) for name, run in runs.items() if run.log.losses},
     )

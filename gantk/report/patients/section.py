@@ -113,17 +113,17 @@ def shown_patients(record: RunRecord) -> list[ShownPatients]:
 
 
 def label_patients(*runs: RunRecord) -> dict[str, str]:
-    """Test patient -> `patient 3`, or image where patients are not known: what figures show in place of
-    names. Numbers follow the names, so runs with the same test patients have the same ones.
+    """Test patient -> `test patient 3`, or `image 3` where patients are not known: what figures show
+    in place of names. Numbers follow the names, so runs with the same test patients have the same ones.
     """
     are_known = all(patients_are_known(run.results) for run in runs)
     names = {name for run in runs for name in owners(run.lines)}
     names |= {x.patient for run in runs for images in run.stored.values() for x in images}
-    return number_names(names - {""}, "patient" if are_known else "image")
+    return number_names(names - {""}, "test patient" if are_known else "image")
 
 
-def number_names(names: Iterable[str], noun: str = "patient") -> dict[str, str]:
-    """`patient 3` for the third name."""
+def number_names(names: Iterable[str], noun: str = "test patient") -> dict[str, str]:
+    """`test patient 3` for the third name."""
     return {name: f"{noun} {number}" for number, name in enumerate(sorted(names), 1)}
 
 

@@ -99,7 +99,7 @@ def test_packed_models_are_not_resumed_or_scored_elsewhere(packed, gantk, tmp_pa
 
 
 def test_models_are_used_by_name_unless_a_folder_has_it(
-    packed, add_plugin, gantk, tmp_path, monkeypatch
+    packed, tiny_run, add_plugin, gantk, tmp_path, monkeypatch
 ):
     shutil.copytree(packed, add_plugin("my-package", "my_plugin", GIVE) / "given" / "tiny_t1t2")
     monkeypatch.chdir(tmp_path)
@@ -119,6 +119,7 @@ def test_models_are_used_by_name_unless_a_folder_has_it(
     assert "limits   " in shown and "licence  not stated" in shown
     assert len(shown.splitlines()) <= 24
     assert "## Limits" in gantk("show", "model", "tiny_t1t2", "--full").out
+    assert "of a run: `gantk card RUN`" in gantk("show", "model", tiny_run, "--full").refused()
     assert "tiny_t1t2" in gantk("show", "model").out
 
     one, two = (
