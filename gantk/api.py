@@ -226,7 +226,9 @@ def _say_end(parts: Parts, folder: RunFolder, is_behind: bool, say: Say) -> None
     elif parts.method.samples:
         say_next(f"gantk sample {run} -n 64 --out images", say)
     elif parts.method.directions():
-        say_next(f"gantk translate {run} SCAN OUTPUT", say)
+        has_two = len(parts.method.directions()) > 1
+        to = f" --to {argument(parts.model.data.domains[-1])}" if has_two else ""
+        say_next(f"gantk translate {run} SCAN OUTPUT{to}", say)
 
 
 @doing("writing the report")
@@ -408,8 +410,8 @@ def translate(
             contrast, a folder of such folders, or a CSV.
         output: a file, or a folder if `input` is one.
         to: the domain to make, by its name, or one of its contrasts. Default: the second domain of the
-            recipe, or the first for one image whose header or name states the second; of a run that
-            makes any contrast from others, those that a patient lacks.
+            recipe, or the first where headers or names state the second alone, with a warning where
+            they state none; of a run that makes any contrast from others, those that a patient lacks.
         variants: how many translations of each input to write (multimodal methods such as munit); `seed`
             draws their styles.
         seed: the seed of `variants`.
@@ -435,7 +437,7 @@ def translate(
             for. A damaged file of a folder does not stop the others;
             it is reported at the end.
     """
-    from gantk.formats.files import formats, outline, read
+    from gantk.formats.files import formats, read
     from gantk.formats.image import SeriesFormat
     from gantk.inference.frame import TranslateOptions
     from gantk.inference.load import load_model
@@ -475,11 +477,6 @@ def translate(
             source = {name: Path(path) for name, path in input.items()}
         else:
             source = Path(input)
-            if to is None and source.is_file():
-                with suppress(UserError):  # a table, or damaged
-                    to = model.domain_stated(
-                        outline(source, volume), lambda line: say(f"note     {line}")
-                    )
         translation = Translation(
             model,
             to,

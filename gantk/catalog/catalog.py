@@ -115,6 +115,11 @@ class Row:
         return row
 
     @property
+    def facts(self) -> dict[str, str]:
+        """What is known of it without reading it, as of `Image.facts`."""
+        return {"contrast": self.contrast}
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """The file, or the files of a DICOM series."""
         return self.scan.files

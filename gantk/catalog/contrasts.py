@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
-from itertools import accumulate, takewhile
+from itertools import accumulate, product, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -314,12 +314,35 @@ def names_with_contrast(
     """Of an image's header (`facts`), the name of its file and that of its folder those that state a
     contrast; "MR" states none of MR's, such as a `meant` T1.
     """
+    vague = (None,) if meant in ("ct", "pet", "mr") else (None, "mr")
+    return [name for name in _names_of(facts, path) if usual_contrast(name) not in vague]
+
+
+def _names_of(facts: Mapping[str, Any], path: Path | None) -> tuple[str, str, str]:
     header = str(facts.get("contrast") or facts.get("modality") or "").lower()
     path = (path or Path("/")).absolute()
-    vague = (None,) if meant in ("ct", "pet", "mr") else (None, "mr")
-    return [
-        name for name in (header, path.name, path.parent.name) if usual_contrast(name) not in vague
-    ]
+    return header, path.name, path.parent.name
+
+
+def possible_contrasts(
+    facts: Mapping[str, Any], path: Path | None, contrasts: Collection[str]
+) -> frozenset[str]:
+    """Which of these contrasts an image can show, by its header, else the name of its file or folder:
+    all where these say nothing, none where they say another one. T2 may be meant by MR, and T1
+    with a contrast agent by T1.
+    """
+    possible = frozenset(contrasts)
+    words = ContrastWords(contrasts)
+    for name in _names_of(facts, path):
+        said = words.said(name)
+        meant = said & possible or frozenset(
+            each
+            for each, kind in product(contrasts, map(usual_contrast, said))
+            if not contradict(kind, usual_contrast(each))
+        )
+        if said and meant != possible:
+            return meant
+    return possible
 
 
 def contrast_of_series(modality: str, texts: Iterable[str]) -> str:

@@ -54,7 +54,9 @@ class Case:
         self.notes: list[Note] = []
         prepared = {}
         for name, image in images.items():
-            if np.isnan(image.pixels.max()):
+            # nothing that completes a patient is made of itself
+            is_unused = self.frame.completes and targets == [name]
+            if is_unused or np.isnan(image.pixels.max()):
                 prepared[name] = replace(image, pixels=self.frame.as_in_training(image.pixels))
             else:
                 contrast = "" if self.is_one else name

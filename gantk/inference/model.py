@@ -5,7 +5,7 @@ out. Exported files and ensembles are models that bring networks of their own.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -19,13 +19,13 @@ from torch import Tensor
 from gantk.catalog.contrasts import (
     contrast_names,
     known_contrast,
-    names_with_contrast,
-    usual_contrast,
+    only,
+    possible_contrasts,
 )
 from gantk.data.intensity import IntensityMapping, mapping_from, network_range
-from gantk.errors import UserError
+from gantk.errors import UserError, argument
 from gantk.formats.image import Image, Scan
-from gantk.guest import Say, as_guest
+from gantk.guest import as_guest
 from gantk.inference.frame import DEFAULT_OPTIONS, FITS, Frame, Results, TranslateOptions
 from gantk.inference.jobs import inputs_below, jobs_of_images
 from gantk.inference.network import Network
@@ -47,6 +47,7 @@ from gantk.runs.schemas import Packing
 from gantk.runs.trained import Examples, Posts, load_method
 
 if TYPE_CHECKING:
+    from gantk.catalog.catalog import Row
     from gantk.data.dataset import Data
 
 
@@ -192,20 +193,34 @@ class Model:
             raise UserError(what, where="--to", allowed=[*letters])
         return chosen
 
-    def domain_stated(self, image: Image, say: Say) -> str | None:
-        """The domain to make of an image whose header or name states the source of another direction
-        than the usual one, which is said; None for all others.
+    def domain_stated(
+        self, images: Iterable[Image | Row], name: str
+    ) -> tuple[str | None, list[Note]]:
+        """The domain to make of images, by what their headers or names say that they show; and what is said of this choice.
+
+        Another direction than the usual one is taken if all that state a contrast of the model state
+        its source. Where none states any, a warning says which direction is taken; `name` is that of
+        the images. None for a model of one direction.
         """
         targets = {frame.source: frame.target for frame in self.frames.values()}
         usual, *others = targets
-        names = names_with_contrast(image.facts, image.path, usual_contrast(usual))
-        source = known_contrast(names[0], targets) if names else None
-        if source not in others:
-            return None
-        say(
-            f"header or name say {source}, so the model makes {targets[source]}; `to` chooses another"
-        )
-        return targets[source]
+        if not others:
+            return None, []
+        possible = [possible_contrasts(each.facts, each.path, targets) for each in images]
+        stated = [each for each in possible if each != targets.keys()]
+        source = only(frozenset().union(*stated), usual)
+        target = targets[source]
+        notes: list[Note] = []
+        if source != usual:
+            line = f"header or name say {source}, so the model makes {target}; `to` chooses another"
+            notes.append(("note", line))
+        elif not stated:
+            line = (
+                f"nothing says whether {name} shows {' or '.join(targets)}: taken for {usual}, and"
+                f" {target} is made. If it shows {others[0]}: --to {argument(targets[others[0]])}"
+            )
+            notes.append(("warning", line))
+        return target, notes
 
     def frame(self, to: str | None) -> Frame:
         """The direction to a domain; if `to` is one of its contrasts, with this one as target."""
@@ -334,8 +349,9 @@ class Model:
                   volume. Images on other grids are resampled by their headers onto
                   the grid of the first of the model's contrasts.
             to: the domain to make, by its name, or one of its contrasts; None: the recipe's second
-              domain, or the first for an image whose header or name states the second; for a dict
-              the contrasts that are missing, if the model makes any from others.
+              domain, or the first for an image whose header or name states the second, with a
+              warning where these state none; for a dict the contrasts that are missing, if the
+              model makes any from others.
             options: options of the result; several results are a list.
             label: the class of the images, for a model that was trained with classes.
 

@@ -256,7 +256,8 @@ def _of_other_contrast(
     """What look, header and name say against the contrast that the model translates; of the look
     nothing where plugins doubt already what header or name state.
     """
-    meant = usual_contrast(frame.source)
+    shown = contrast or frame.source
+    meant = usual_contrast(shown)
     stated = meant and names_with_contrast(image.facts, image.path, meant)
     has_agent = image.facts.get("agent") or says_agent(*(stated or ()))
     if _has_look(frame, contrast):
@@ -268,7 +269,7 @@ def _of_other_contrast(
         yield f"contrast: neither name nor header says that this is {frame.source}", False
     if meant == "t1" and has_agent:
         said = "contrast agent: header or name say one"
-        yield f"{said}; the {frame.source} of the training may show none", False
+        yield f"{said}; the {shown} of the training may show none", False
 
 
 def _looks_of_other(frame: Frame) -> Sequence | None:
@@ -318,7 +319,7 @@ def _unlike_in_look(
         return
     distance = distance_to(look, own["looks"])
     if others and distance > OTHER_LOOK_RATIO * distance_to(look, others):
-        line = f"the input looks like {frame.target}, but this model translates {frame.source}"
+        line = f"the input looks like {frame.target}, but it is translated as {frame.source}"
         if is_unstated:
             yield line, True
             return

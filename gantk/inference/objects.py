@@ -56,7 +56,9 @@ def translate_object(model: Any, given: Any, to: str | None, options: TranslateO
             targets = contrasts_to_make(targets, contrasts, to, "the input")
     else:
         image, back = _as_image(given, frame)
-        to = to or model.domain_stated(image, lambda line: notes.append(("note", line)))
+        if to is None:
+            name = "the array" if image.is_array else f"'{image.path}'"
+            to, notes = model.domain_stated([image], name)
         frame = model.frame(to)
         targets = frame.targets
         adapted = {frame.source: (image, back)}

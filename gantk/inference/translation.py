@@ -20,7 +20,7 @@ from gantk.catalog.image_table import read_table
 from gantk.errors import GantkError, UserError, count_noun, join_first
 from gantk.files import json_object, make_folder, sweep
 from gantk.formats import files
-from gantk.formats.files import expect_file_of, read, suffix_of
+from gantk.formats.files import expect_file_of, outline, read, suffix_of
 from gantk.guest import Say
 from gantk.inference.case import Case, contrasts_to_make
 from gantk.inference.frame import TranslateOptions
@@ -69,13 +69,7 @@ class Translation:
     input_layout: str = ""  # whose each file of a folder is; "": gantk finds it
 
     def __post_init__(self) -> None:
-        letter = self.model.domain(self.to)
-        self.model.network_of(letter, self.options)  # refuses what the model cannot do
-        self.frame = self.model.frame(self.to)
-        self.contrasts = self.frame.sources
-        self.outputs = self.frame.targets  # the contrasts to write
-        self.format = ResultFormat(self.model.pipelines[letter], self.frame, self.suffix)
-        self.noun = "patients" if len(self.contrasts) > 1 else "images"  # of jobs
+        self._set_direction()
         self.count = 1  # of inputs
         # (kind, *texts between numbers) -> (name of an input it applies to, *numbers)
         self.notes: dict[tuple[str, ...], list[tuple[str, ...]]] = defaultdict(list)
@@ -83,6 +77,15 @@ class Translation:
         self.layout: Any = None  # a plugin's names of results, see `gantk_name_results`
         if self.options.uncertainty:
             self.say(f"note     {ABOUT_SPREAD}")
+
+    def _set_direction(self) -> None:
+        letter = self.model.domain(self.to)
+        self.model.network_of(letter, self.options)  # refuses what the model cannot do
+        self.frame = self.model.frame(self.to)
+        self.contrasts = self.frame.sources
+        self.outputs = self.frame.targets  # the contrasts to write
+        self.format = ResultFormat(self.model.pipelines[letter], self.frame, self.suffix)
+        self.noun = "patients" if len(self.contrasts) > 1 else "images"  # of jobs
 
     def path(self, source: Path | Mapping[str, Path], target: Path) -> list[Path]:
         """Translate a file to a file, a DICOM series to a folder, or a folder to a folder; returns
@@ -139,6 +142,8 @@ class Translation:
                 return self._jobs_below(source, target)
             if not files.is_image(source) and not files.series_format(source):
                 raise files.unread_error(source).at("INPUT")
+            if job is None and self.to is None:
+                self._choose_direction([outline(source, self.volume)], source)
             scan = files.scan_of(source)
             job = Job(scan.name, {self.frame.source: [scan]})
 
@@ -157,6 +162,11 @@ class Translation:
             catalog = inputs_below(source, target, self.contrasts, stripped=stripped, layout=layout)
         else:
             catalog = read_table(source, self.contrasts)
+        if self.to is None and not several:
+            usual = self.contrasts
+            self._choose_direction(catalog.of_kind("image"), source)
+            if self.contrasts != usual:
+                return self._jobs_below(source, target)
         if catalog.in_words:
             self.say(f"layout   {catalog.in_words}")
 
@@ -181,6 +191,13 @@ class Translation:
             raise UserError(what, where="OUTPUT", remedy=remedy)
         self.count = len(jobs)
         return self._with_outputs(jobs, target), True
+
+    def _choose_direction(self, images: Iterable[Any], source: Path) -> None:
+        """Take the direction that headers or names of images state, see `Model.domain_stated`."""
+        self.to, notes = self.model.domain_stated(images, f"'{source}'")
+        for kind, line in notes:
+            self.say(f"{kind:9}{line}")
+        self._set_direction()
 
     def _say_unused(self, catalog: Catalog, root: Path, jobs: Sequence[Job]) -> None:
         """Say which images of a folder are not translated, for each reason in a line, and how to name
@@ -460,14 +477,17 @@ class Translation:
         self._say_notes()
         if line := self.format.clipped_line():
             self.say(line)
+        direction = ""
+        if len(self.model.frames) > 1:
+            direction = f", {self.frame.target} made of {self.frame.source}"
         if folder:
-            line = f"written  {count_noun(written, 'file')} to {folder}"
+            line = f"written  {count_noun(written, 'file')} to {folder}{direction}"
             if done_before:
                 line += f"; {done_before} of {len(outcomes)} inputs were already translated"
             self.say(line)
         else:
             for path in written:
-                self.say(f"written  {path}")
+                self.say(f"written  {path}{direction}")
         if not failed:
             return written
 

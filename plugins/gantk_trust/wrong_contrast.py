@@ -46,21 +46,19 @@ def doubt(image: Image, frame: Any) -> str | None:
     names = names_with_contrast(image.facts, image.path, meant)
     said = names_another(names, meant) if meant else ""
     if said:
-        return (
-            f"the header or the name says {said.upper()}, but this model translates {frame.source}"
-        )
+        return f"the header or the name says {said.upper()}, but it is translated as {frame.source}"
     if times_contradict(image.facts, meant):
         return (
-            f"the header's {times_in_words(image.facts)} are not those of {frame.source}, which this"
-            " model translates"
+            f"the header's {times_in_words(image.facts)} are not those of {frame.source}, as which it"
+            " is translated"
         )
 
     # CT in a narrow window is as flat
     if meant not in (None, "ct") and _is_label_map(image.pixels):
-        return f"the input is a label map, but this model translates {frame.source}"
+        return f"the input is a label map, but it is translated as {frame.source}"
 
     if strange := no_anatomy(image.pixels, frame.values.get("source")):
-        return f"the input {strange}, but this model translates {frame.source}"
+        return f"the input {strange}, but it is translated as {frame.source}"
 
     return None
 

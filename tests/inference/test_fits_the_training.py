@@ -123,7 +123,7 @@ CASES = {
         {"gamma": 3.0, "name": "b.nii.gz"},
         {},
         "no",
-        "looks like T2, but this model translates T1",
+        "looks like T2, but it is translated as T1",
     ),
     "the other domain by name and look": ({"gamma": 3.0, "name": "t2.nii"}, {}, "no", "says T2"),
     "like the other domain, by name this one": ({"gamma": 3.0}, {}, "no", "looks like T2, but"),
@@ -255,7 +255,7 @@ def test_a_scan_is_compared_with_the_training_images(case):
     kind, text = checked.said[0]
     assert text.startswith(f"fits the training data: {fits} (")
     assert text.endswith("lesions are not checked)")
-    assert sum("but this model translates" in text for _, text in checked.notes) < 2
+    assert sum("but it is translated as" in text for _, text in checked.notes) < 2
     assert ("another contrast may go unnoticed" in text) == (fits == "not recorded")
     assert kind == ("warning" if fits == "no" else "note")
 

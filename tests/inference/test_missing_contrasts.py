@@ -175,6 +175,18 @@ def test_files_of_another_contrast_than_named_are_warned_of(run, tmp_path, gantk
     assert "warning  T2: the header or the name says T1" in done.out
 
 
+def test_only_what_a_contrast_is_made_from_is_compared(run, tmp_path, gantk):
+    folder = patient(tmp_path / "p1", BRATS, NAMES)
+
+    done = gantk("translate", run, folder, tmp_path / "out", "--to", "T2")
+
+    assert "T1: fits the training data" in done.out
+    assert "T2: fits the training data" not in done.out
+    assert "T2 is there, but is made from the others" in done.out
+    # T1CE is one of the contrasts of the training
+    assert "contrast agent" not in done.out
+
+
 def test_other_grids_are_resampled_onto_the_first_one(run, tmp_path, gantk):
     volume(tmp_path / "p" / "t1.nii.gz", 0)
     finer = np.diag([1.0, 1.0, 1.5, 1.0])

@@ -51,7 +51,7 @@ def test_a_file_of_another_contrast_warns_in_python(kind, run, model, head, tmp_
 
     lines = said(calls[kind])
 
-    assert "the header or the name says T2, but this model translates T1" in lines
+    assert "the header or the name says T2, but it is translated as T1" in lines
 
 
 @pytest.mark.parametrize("folder", ["", "T1/study"])
@@ -73,7 +73,7 @@ def test_one_named_image_takes_the_direction_from_its_contrast(folder, tiny_run,
     )
     # what is asked for comes first
     asked = both.translate(path, to="T2")
-    assert "the header or the name says T2, but this model translates T1" in asked.notes
+    assert "the header or the name says T2, but it is translated as T1" in asked.notes
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])

@@ -220,7 +220,7 @@ def test_other_contrasts_and_no_anatomy_are_noticed(tmp_path, model):
 
     said = translate(tmp_path / "in", tmp_path / "out")
     said += translate(tmp_path / "in" / "x_flair.png", tmp_path / "flair.png")
-    warned = [line for line in said if ", but this model translates" in line]
+    warned = [line for line in said if ", but it is translated as" in line]
 
     assert "warning  fits the training data: no (lesions are not checked)" in said
     # beside those whose names say T1, the others are left out
@@ -228,7 +228,7 @@ def test_other_contrasts_and_no_anatomy_are_noticed(tmp_path, model):
     assert f"{unnamed} name it: INPUT)" in " ".join(said)
     assert "1 image not used (shows FLAIR): 'x_flair.png'" in " ".join(said)
     assert sorted(warned) == [
-        f"warning  {what}, but this model translates T1{names}"
+        f"warning  {what}, but it is translated as T1{names}"
         for what, names in [
             ("the header or the name says FLAIR", ""),
             (

@@ -91,7 +91,7 @@ def test_a_program_gets_the_bytes_that_the_command_line_writes(
             gantk("translate", tiny_run, scan, out, "--to", "T2").ok()
             assert Path(result).read_bytes() == out.read_bytes()
             assert f"{scan.name.partition('.')[0]}_synthetic_T2." in result
-        assert "the header or the name says T2, but this model translates T1" in " ".join(notes)
+        assert "the header or the name says T2, but it is translated as T1" in " ".join(notes)
 
 
 @pytest.mark.slow
