@@ -288,7 +288,10 @@ def pairs_that_do_not_fit(fit: Fit | None, tested: Collection[str]) -> Iterator[
             " image matches its partner better than a neighbouring one, of how many comparisons"
             f" (chance 50 %, true pairs {MIN_LIKENESS_OF_PATIENT:.0%} or more). {learn}"
         )
-        yield problem("pairs", what, (), "look at them, and correct or leave out these patients")
+        remedy = (
+            "look at them; correct these patients, or leave them out by a table with split = none"
+        )
+        yield problem("pairs", what, (), remedy)
     for why, words in DOUBTS.items():
         names = sorted(name for name, doubt in fit.doubted.items() if doubt == why)
         if names:
