@@ -48,7 +48,13 @@ from gantk.metrics.compare_folders import (
 )
 from gantk.metrics.comparing import Comparison, SystemTest, add_tests, compare_systems
 from gantk.metrics.judging import pair_verdict
-from gantk.metrics.names import BASELINES, join_words, name_systems, short_metric_name
+from gantk.metrics.names import (
+    BASELINES,
+    LESION_CONTRAST,
+    join_words,
+    name_systems,
+    short_metric_name,
+)
 from gantk.metrics.pair_scores import foreground
 from gantk.metrics.references import GRAY_VALUES, in_hounsfield
 from gantk.metrics.rows import result_sentence, result_tone
@@ -416,6 +422,8 @@ def _say_tests(compared: Comparison, means: Means, units: Units, say: Say) -> No
     say(TextTable(tuple(table), table.to_numpy().tolist()))
     if any(test.ci95 for test in compared.tests):
         say(with_label("note", OF_ONE_SCORE.format(len(compared.tests))))
+    if any(metric == "lesion_contrast" for _, metric in units):
+        say(with_label("note", ": ".join(LESION_CONTRAST)))
 
 
 def _say_results(results: Mapping[str, Results], warnings: Sequence[str], say: Say) -> list[str]:
