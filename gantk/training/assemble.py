@@ -170,7 +170,7 @@ def _true_pairs(sets: Mapping[str, ImageSet], companions: Mapping[str, Companion
         return (
             f"{alone} of {images} training images are compared with one partner alone, as registering"
             " several similar ones fits little better: both domains may show the same heads, so this"
-            " may be paired training"
+            ' may be paired training; method.pairs = "none" trains without'
         )
     if not of_patient:
         return ""
