@@ -241,7 +241,8 @@ def run(recipe, json_file, overwrite, **options) -> None:
 def resume(run, device) -> None:
     """Continue the training of RUN exactly where it stopped.
 
-    RUN is a run folder. A finished run is scored and reported again.
+    RUN is a run folder. A finished run is scored and reported again; with more train.steps
+    in RUN/recipe.toml it trains on.
     """
     api.resume(run, device=device, say=say)
 

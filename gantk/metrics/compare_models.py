@@ -65,7 +65,7 @@ from gantk.prepare.grid import resample_onto
 from gantk.progress import track
 from gantk.recipe.load import Settings
 from gantk.runs.folder import FOLD, recipe_without
-from gantk.runs.models import is_among, trained_on
+from gantk.runs.models import doubt_about_people, is_among, trained_on
 from gantk.runs.results import (
     NO_VALUE,
     Results,
@@ -213,11 +213,10 @@ def compare_models(
     compared = compare_systems(of_models, higher, units)
     _say_tests(compared, means, units, say)
     unknown = any(not pair["a"].subject for pair in pairs)
-    split = SplitSummary(by="patient", unknown_patients=unknown)
-    results = {
-        system.name: _beside_baselines(system.name, table, means, split) for system in systems
-    }
+    results = {}
     for system in systems:
+        split = SplitSummary(by="patient", unknown_patients=unknown, consequences=system.doubts)
+        results[system.name] = _beside_baselines(system.name, table, means, split)
         if misfits := misfit_sentence(system.checks):
             warnings.append(f"{system.name}: {misfits}")
     of_single = _say_results(results, warnings, say)
@@ -248,6 +247,8 @@ class ComparedModels:
         # those whom every model has seen
         self.left_out = sorted(set.intersection(*self.seen), key=natural)
         self.checks: Checks = {}  # of what `translate` has translated
+        doubts = (doubt_about_people(x.run.path, x.packed) for x in self.models if x.run)
+        self.doubts = [*dict.fromkeys(filter(None, doubts))]
 
     def tell(self, say: Say) -> None:
         if self.folders != [self.name]:
@@ -258,6 +259,8 @@ class ComparedModels:
             say(with_label("model", text))
         if any(model.packed for model in self.models):
             say(with_label("note", f"{self.name}: {RELEASED_AGAIN}"))
+        for doubt in self.doubts:
+            say(with_label("warning", f"{self.name}: {doubt}"))
         if self.left_out:
             who = f"{count_noun(self.left_out, 'patient')} of training and validation"
             what = f"{who} of {self.name}, by names or files: {join_first(self.left_out)}"

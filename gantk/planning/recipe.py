@@ -374,12 +374,12 @@ def _training_lines(seen: Scans, steps: int, why: str) -> Lines:
     if len(seen.domains) == 1:
         return lines | {"evaluate.metrics": (["kid"], "compares sets of images")}
 
-    compares = "computed only if a truth is known"
-    if seen.fit and seen.fit.good:
-        compares = "compares with the truth"
+    if not seen.fit:
+        lines["evaluate.metrics"] = (["kid"], "compares sets of images: no pairs are known")
+    elif seen.fit.good:
         why = "steps of a small network without adversary, mostly the strongest baseline"
         lines["evaluate.regression"] = (max(100, steps // 4), why)
-    lines["evaluate.metrics"] = (["psnr", "ssim", "mae"], compares)
+        lines["evaluate.metrics"] = (["psnr", "ssim", "mae"], "compares with the truth")
     if seen.is_masked:
         why = "background of the input stays background in the result"
         lines["translate.masked"] = (True, why)

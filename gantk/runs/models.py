@@ -217,6 +217,14 @@ def trained_on(run: Path, packed: Packing | None, *, validation: bool = False) -
     return set()
 
 
+def doubt_about_people(run: Path, packed: Packing | None) -> str:
+    """A warning for a model whose training patients are not known; "" for others."""
+    sets = split_of(run, packed)
+    if isinstance(sets, RecordedSets) and not all(image.subject for image in sets.train):
+        return "whom it was trained on is not known, so the same people may be among these"
+    return ""
+
+
 def is_among(
     seen: Collection[str],
     patient: str,

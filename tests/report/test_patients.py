@@ -4,6 +4,7 @@ compared on one page.
 
 import csv
 import importlib
+import itertools
 import re
 import shutil
 from xml.etree import ElementTree
@@ -209,6 +210,21 @@ def test_a_run_without_pairs_shows_test_images(unpaired_runs):
     assert not any("Real" in title or "Absolute error" in title for title in titles)
     assert "chosen without looking at scores" in page.words
     assert "A test image (image 1)" in page.words and "A held-out image" not in page.words
+
+
+def test_people_who_may_be_trained_on_are_not_called_unseen(unpaired_runs, tmp_path):
+    run, _ = unpaired_runs
+    for n, contrast in itertools.product(range(2), ("T1", "T2")):
+        image = np.random.default_rng(n).integers(0, 127, (32, 32)).astype(np.uint8)
+        (tmp_path / f"p{n}").mkdir(exist_ok=True)
+        Image.fromarray(image).save(tmp_path / f"p{n}" / f"{contrast}.png")
+    said: list[str] = []
+    gantk.compare_models([run], tmp_path, metrics=["mae"], device="cpu", say=said.append)
+    gantk.evaluate(run, data=tmp_path, metrics=["mae"], device="cpu", say=said.append)
+    text = " ".join(" ".join(said).split())
+    assert text.count("the same people may be among these") == 2
+    assert "unseen" not in text
+    assert "(see the warning)" in text
 
 
 @pytest.mark.parametrize("count", [1, 2])

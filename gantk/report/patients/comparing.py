@@ -195,7 +195,9 @@ class AboutFigures:
 
 def _about_runs(runs: Mapping[str, RunRecord], names: Sequence[str], reason: str) -> AboutFigures:
     """`reason`: why the scores of these systems cannot be compared."""
-    cautions = [reason, *(line for run in runs.values() for line in run.consequences)]
+    said = (line for run in runs.values() for line in run.consequences)
+    # without what a user, and no reader of the paper, can change
+    cautions = [reason, *(f"{line.partition('. To change this')[0].rstrip('.')}." for line in said)]
     oriented = all(map(shows_left_and_right, runs.values()))
     return AboutFigures(
         label_patients(*runs.values()),
