@@ -647,7 +647,8 @@ def training_of(
     if not unpairs(table, source):
         return records
     others = people_of_other_kinds(records, table.spacing is not None)
-    return unpair([each for each in records if each.subject not in others], table.split.seed)
+    kept = [each for each in records if each.subject not in others]
+    return unpair(kept, table.split.seed, by_pair=table.unpair is True)
 
 
 def people_of_other_kinds(records: Iterable[Record], spacing_is_set: bool) -> set[str]:

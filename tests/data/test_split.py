@@ -264,6 +264,15 @@ def test_unpairing_spares_a_patient_whose_domain_has_others():
     assert {r.domain for r in kept if r.subject == "p00"} == {"a"}
 
 
+def test_pairs_of_unknown_people_are_parted_where_that_is_asked():
+    records = [replace(each, subject="") for each in study(4)]
+    assert len(unpair(records)) == len(records)
+    kept = unpair(records, by_pair=True)
+    assert 2 * len(kept) == len(records)
+    assert len({each.pair for each in kept}) == len(kept)
+    assert {each.domain for each in kept} == {"a", "b"}
+
+
 def test_named_sets_cannot_part_a_pair():
     records = [
         replace(

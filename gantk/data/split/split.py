@@ -408,21 +408,26 @@ def _in_fold(
 # --- after a split
 
 
-def unpair(records: Sequence[Record], seed: int = 0) -> list[Record]:
+def unpair(records: Sequence[Record], seed: int = 0, *, by_pair: bool = False) -> list[Record]:
     """Training records as an unpaired study: each patient with both domains keeps one, half of the
-    patients each; a single one the domain that others lack.
+    patients each; a single one the domain that others lack. `by_pair`: so does each pair of unknown
+    patients.
 
     Records without patients, of one patient, or of patients with one domain only stay as they are.
     """
+
+    def owner(record: Record) -> str:
+        return record.subject or (by_pair and record.pair) or ""
+
     domains_of: dict[str, set[str]] = defaultdict(set)
     for record in records:
-        if record.subject:
-            domains_of[record.subject].add(record.domain)
+        if owner(record):
+            domains_of[owner(record)].add(record.domain)
 
     both = sorted(patient for patient, domains in domains_of.items() if {"a", "b"} <= domains)
     kept_domain = {}
     if len(both) == 1:
-        others = {record.domain for record in records if record.subject not in ("", *both)}
+        others = {record.domain for record in records if owner(record) not in ("", *both)}
         if others:
             kept_domain[both[0]] = "a" if "b" in others else "b"
     else:
@@ -433,7 +438,7 @@ def unpair(records: Sequence[Record], seed: int = 0) -> list[Record]:
     return [
         record
         for record in records
-        if kept_domain.get(record.subject, record.domain) == record.domain
+        if kept_domain.get(owner(record), record.domain) == record.domain
     ]
 
 
