@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import prod
 from typing import Any
 
@@ -259,6 +259,22 @@ class _Passage:
         maps = torch.cat(lines, 2)
         return maps[0].swapaxes(0, 1) if self.by_slice else maps
 
+    def _slice(self, slab_of: Callable[[int], Tensor], number: int) -> Tensor:
+        """What the network sees of the image, one by one, (C, *spatial), as `Pipeline.stack_of`."""
+        if not self.resamples:
+            return as_tensor(self.native[:, number] if self.by_slice else self.native)
+        if not self.by_slice:
+            return torch.from_numpy(self.grid.forward(self.image).pixels)
+        part, place = divmod(number, slabs(tuple(self.sides))[0].stop)
+        return slab_of(part)[:, place]
+
+    def _slab(self, number: int) -> Tensor:
+        """Some neighbouring slices of the sampling grid, resampled: a volume of fine slices is never
+        resampled as a whole.
+        """
+        part = slabs(tuple(self.sides))[number]
+        return torch.from_numpy(self.grid.from_voxels(self.image, part))
+
     def _blocks(self) -> Iterator[Tensor]:
         """Run the network on all slices; yields blocks (slices, K, *size) of its results and, where
         it sharpens, of what it saw. Blank slices skip the network.
@@ -266,13 +282,9 @@ class _Passage:
         frame = self.pipeline.frame
         total = self.sides[0] if self.by_slice else 1
         size = SLICES_PER_POST_BATCH if self.pipeline.whole else frame.batch
-        pixels = self.grid.forward(self.image).pixels if self.resamples else self.native
-
-        @lru_cache(2 * frame.neighbours + 2)
-        def slice_of(number: int) -> Tensor:
-            """What the network sees, one by one, (C, *spatial), as `Pipeline.stack_of`."""
-            return as_tensor(pixels[:, number] if self.by_slice else pixels)
-
+        reach = 2 * frame.neighbours + 2
+        # of this call, not of `self`: a cycle would keep the image while its result is written
+        slice_of = lru_cache(reach)(partial(self._slice, lru_cache(reach)(self._slab)))
         rows = neighbour_places(torch.arange(total), frame.neighbours, total).tolist()
         shown: list[Tensor] = []  # of the block's slices that are not blank
         blank: dict[int, Tensor] = {}  # a pixel of each blank slice, by its place in the block
