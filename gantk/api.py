@@ -340,8 +340,8 @@ def evaluate(
             return scores
 
         parts.data.test_on(other, model.method.target, seen)
-        doubt = doubt_about_people(folder.path, packing)
-        parts.data.warnings = [*parts.data.consequences(), *filter(None, [doubt])]
+        if doubt := doubt_about_people(folder.path, packing):
+            parts.data.warnings = [*parts.data.consequences(), doubt]
         tested = parts.data.splits["test"]
         read_by = layouts_in_words(parts.data.source)
         say(f"layout   {read_by}" if read_by else f"data     {parts.data.images_in_words(tested)}")

@@ -196,7 +196,8 @@ class Model:
     def domain_stated(
         self, images: Iterable[Image | Row], name: str
     ) -> tuple[str | None, list[Note]]:
-        """The domain to make of images, by what their headers or names say that they show; and what is said of this choice.
+        """The domain to make of images, by what their headers or names say that they show; and what is
+        said of this choice.
 
         Another direction than the usual one is taken if all that state a contrast of the model state
         its source. Where none states any, a warning says which direction is taken; `name` is that of

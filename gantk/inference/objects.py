@@ -46,14 +46,9 @@ def translate_object(model: Any, given: Any, to: str | None, options: TranslateO
     targets = frame.targets
     notes: list[Note] = []
     if isinstance(given, Mapping):
-        contrasts = by_contrast(given, frame.sources, "images")
-        if len({hasattr(value, "__array__") for value in contrasts.values()}) > 1:
-            what = "some contrasts are arrays, others are images of another type"
-            raise UserError(what, allowed="one type for all contrasts of a patient")
-        of_one = replace(frame, channels=1)
-        adapted = {name: _as_image(value, of_one) for name, value in contrasts.items()}
+        adapted = _contrasts_as_images(given, frame)
         if frame.completes:
-            targets = contrasts_to_make(targets, contrasts, to, "the input")
+            targets = contrasts_to_make(targets, adapted, to, "the input")
     else:
         image, back = _as_image(given, frame)
         if to is None:
@@ -77,6 +72,16 @@ def translate_object(model: Any, given: Any, to: str | None, options: TranslateO
         return as_given(made)
     results = {name: as_given([case.part(each, name) for each in made]) for name in targets}
     return results[targets[0]] if to is not None and len(frame.targets) == 1 else results
+
+
+def _contrasts_as_images(given: Mapping[str, Any], frame: Frame) -> dict[str, tuple[Image, Back]]:
+    """Each contrast of a patient as an image, by its name; UserError where their types differ."""
+    contrasts = by_contrast(given, frame.sources, "images")
+    if len({hasattr(value, "__array__") for value in contrasts.values()}) > 1:
+        what = "some contrasts are arrays, others are images of another type"
+        raise UserError(what, allowed="one type for all contrasts of a patient")
+    of_one = replace(frame, channels=1)
+    return {name: _as_image(value, of_one) for name, value in contrasts.items()}
 
 
 def _as_image(value: Any, frame: Frame) -> tuple[Image, Back]:

@@ -155,8 +155,7 @@ class PairScorer:
                 yield metric.name + suffix, value, after.get(suffix)
 
         if self.contrast.name in self.rows_of and LESION in masks:
-            regions_of = [masks[LESION]] if inside is None else [masks[LESION], inside]
-            (kept,) = self.contrast.in_regions(made, real, regions_of)
+            (kept,) = self.contrast.in_regions(made, real, [masks[LESION], inside])
             yield self.contrast.name, kept, None
 
     def _masks_of(self, references: References, part: slice) -> dict[str, Tensor | None]:

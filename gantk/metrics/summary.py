@@ -89,13 +89,11 @@ def summary_lines(results: Results, said: Collection[str] = ()) -> Iterator[str]
 
 
 def _table(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield a table of scores, which baselines stand in it, and what scores by features are."""
+    """Yield a table of scores, which baselines stand in it, and what some scores mean."""
+    meanings = [*_meanings(rows)]
     above = ""
-    apart = defaultdict(list)  # of scores that are neither better nor worse: intervals and patients
     for row in rows:
         title = row.direction
-        if not row.sense:
-            apart[row.name].append(f"{title} {row.interval or row.value}, {row.sample}")
         row.direction = "" if title == above else title
         above = title
         row.verdict = SHORT_WORDS[row.tone]
@@ -111,12 +109,28 @@ def _table(rows: Sequence[Row]) -> Iterator[str]:
         yield TextTable(tuple(columns.values()), cells, [COLOURS[row.tone] for row in rows])
     if names:
         yield with_label("baseline", f"the best for each score: {join_words([*names])}")
-    told = {row.name: row for row in rows if row.plain_name.endswith(FEATURES) or not row.sense}
-    for name, row in told.items():
-        plain = "" if row.plain_name.lower() == name else f"{row.plain_name}. "
-        yield with_label(
-            "note", f"{name}: {plain}{row.explanation} {'; '.join(apart[name])}".rstrip()
+    yield from meanings
+
+
+def _meanings(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield what scores by features are; and scores that are neither better nor worse, with intervals
+    and patients.
+    """
+    told: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.plain_name.endswith(FEATURES) or not row.sense:
+            told[row.name].append(row)
+    for name, own in told.items():
+        plain_name = own[0].plain_name
+        parts = [] if plain_name.lower() == name else [f"{plain_name}."]
+        parts.append(own[0].explanation)
+        apart = (
+            f"{row.direction} {row.interval or row.value}, {row.sample}"
+            for row in own
+            if not row.sense
         )
+        parts.append("; ".join(apart))
+        yield with_label("note", f"{name}: {' '.join(parts)}")
 
 
 def with_label(label: str, text: str) -> str:

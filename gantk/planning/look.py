@@ -156,7 +156,8 @@ class Scans:
     @property
     def _are_scans(self) -> bool:
         """Whether the files are scans, and no pictures."""
-        return bool(self.volumes) or all(file.get("spacing") for file in self.files)
+        of_headers = [file.get("spacing") for file in self.files]
+        return bool(self.volumes or (of_headers and all(of_headers)))
 
     @property
     def is_stripped(self) -> bool | None:

@@ -126,11 +126,7 @@ def write_report(
     compared = Comparison([], []) if reason else _compare(systems)
     answers = [reason] if reason else compared.sentences
     are_many = len(systems) > MAX_WITH_FIGURES and answers
-    if unscored := [name for name, run in named.items() if not run.results.metrics]:
-        say(with_label("warning", f"{UNSCORED}: {join_first(unscored)}"))
-    for said in dict.fromkeys(line for run in named.values() for line in run.warnings):
-        whose = join_words([name for name, run in named.items() if said in run.warnings])
-        say(with_label("warning", f"{whose}: {' '.join(said.split())}"))
+    _say_warnings(named, say)
     seeds = [len({run.recipe.train.seed for run in system.runs}) for system in systems]
     caution = ONE_SEED if compared.tests and min(seeds) == 1 < len(seeds) else ""
     for answer in answers:
@@ -166,6 +162,15 @@ def write_report(
         differences=_differences(systems),
     )
     return write_output(path, page.encode("utf-8", "backslashreplace"), private=True)
+
+
+def _say_warnings(runs: Mapping[str, RunRecord], say: Say) -> None:
+    """Say which runs have no scores, and warnings about their images, each once."""
+    if unscored := [name for name, run in runs.items() if not run.results.metrics]:
+        say(with_label("warning", f"{UNSCORED}: {join_first(unscored)}"))
+    for said in dict.fromkeys(line for run in runs.values() for line in run.warnings):
+        whose = join_words([name for name, run in runs.items() if said in run.warnings])
+        say(with_label("warning", f"{whose}: {' '.join(said.split())}"))
 
 
 def _records_of(runs: Sequence[str | Path]) -> dict[str, RunRecord]:
