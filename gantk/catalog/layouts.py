@@ -58,7 +58,7 @@ LOOSE = {
     "ab": r"(?i:\w*[-_ ]?)(?:A|B)",
 }
 STRICT = LOOSE | {
-    "patient": rf"(?!(?i:{VISIT}|{SPLIT}|{SITE}|{CLASS}|[AB])(?:/|$))[^/]+?",
+    "patient": rf"(?!(?i:{VISIT}|{SPLIT}|{SITE}|{CLASS}|slice[-_ ]?\d+|[AB])(?:/|$))[^/]+?",
     "visit": rf"(?i:{VISIT})",
     "site": rf"(?i:{SITE})",
     "slice": rf"(?i:{'|'.join(SLICE_WORDS)}|s)?[-_ ]?\d+",

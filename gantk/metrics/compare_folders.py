@@ -20,7 +20,7 @@ from gantk.formats.image import Image, Scan
 from gantk.guest import Say
 from gantk.machine.runtime import start
 from gantk.metrics.file_pairs import SUFFIXES, WHERE, find_pairs, list_images, of_contrasts
-from gantk.metrics.intervals import metric_score
+from gantk.metrics.intervals import count_patients, metric_score
 from gantk.metrics.pair_scores import PairScorer, References, alarm_of_regions, scores_of
 from gantk.metrics.sets import ImageGroup, SetMetric, set_scores
 from gantk.metrics.summary import Scores, summary_lines, with_label
@@ -38,8 +38,9 @@ MAX_ERROR_LEFT = 0.5
 MAX_BROKEN_SHARE = 1e-4  # share of the pixels of a file that may be broken
 MAX_GAIN = 2.0  # how much larger the gray range may be by them: 6 dB of PSNR
 NO_PATIENTS = (
-    "the patients are not known, so n counts images, and intervals are over images: set --patient REGEX"
-    " to find the patients in the file names"
+    "the patients are not known, and all images may be of one, so n is 1 and scores have no interval:"
+    " find patients in names with --patient REGEX, or say whose files are whose with --truth-layout"
+    " LINE; gantk data check TRUTH proposes lines"
 )
 NO_BASELINE = (
     "no baseline: score the unchanged inputs too, by the same command with --pred INPUTS. Do not"
@@ -89,7 +90,7 @@ class FolderResults(Results):
     """The results of files against files."""
 
     scale: ScaleFit
-    patients_unknown: bool  # each image counts as a patient
+    patients_unknown: bool = False
 
 
 def compare(
@@ -141,8 +142,8 @@ def compare(
     place = start(device, "fp32").device
     read = KeptImages().read
     paths = Path(predicted), Path(truth)
-    made = list_images(paths[0], patient, layout)
-    real = of_contrasts(list_images(paths[1], patient, truth_layout), made.contrast)
+    made = list_images(paths[0], patient, layout, say)
+    real = of_contrasts(list_images(paths[1], patient, truth_layout, say), made.contrast)
     notes: list[str] = []
     scale = ScaleFit()
     found = []
@@ -152,15 +153,16 @@ def compare(
         else:
             pairs, notes = find_pairs(made, real)
         found = [
-            FilePair(pair.scan_made.name, pair.owner_real, partial(_comparable, pair, read))
+            FilePair(
+                pair.scan_made.name,
+                pair.owner_real or pair.owner_made,
+                partial(_comparable, pair, read),
+            )
             for pair in pairs.itertuples()
         ]
         scale = fit_line(found, match)
 
-    unknown = len(made) > 1 and not (real.patient != "").any()
-    result = FolderResults(
-        metrics={}, baselines={}, verdict={}, scale=scale, patients_unknown=unknown
-    )
+    result = FolderResults(metrics={}, baselines={}, verdict={}, scale=scale)
     scores: ScoresByMetric = {}
     warning = ""
     if of_pairs:
@@ -171,7 +173,8 @@ def compare(
         sets, of_range = _score_sets(scale, made, real, of_sets, place, read)
         warning = warning or of_range
         scores |= sets
-    notes += [NO_PATIENTS] * unknown
+    result.patients_unknown = any(score.patients_unknown for score in scores.values())
+    notes += [NO_PATIENTS] * result.patients_unknown
     for score in scores.values():
         score.definition += "/predictions-matched-linearly" * match
     result.metrics[DIRECTION] = scores
@@ -339,8 +342,10 @@ def _score_sets(
     for part in parts:
         metric = part(gray.span, pixels.ndim - 2)
         found |= set_scores(metric, reals, reals, fakes, strict=True)
+    unknown = count_patients([*made.owner, *real.owner]) is None
     for score in found.values():
-        score.n = made.owner.nunique()
+        score.n = count_patients(made.owner) or 1
+        score.patients_unknown = unknown or None
     return found, gray.warning
 
 

@@ -4,18 +4,20 @@ tables with a line for each image.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
-from gantk.catalog.catalog import Row
+from gantk.catalog.catalog import Catalog, Row
 from gantk.catalog.contrasts import contrast_in, exclude, usual_contrast
 from gantk.catalog.domains import patient_of, regex_option
 from gantk.catalog.scan import Asked, scan
 from gantk.errors import UserError, count_noun, join_first
 from gantk.formats.files import readable, suffix_of
 from gantk.formats.image import Scan
+from gantk.guest import Say
 
 WHERE = "--pred, --truth"
 MAX_LISTED_NAMES = 5
@@ -31,18 +33,19 @@ KEYS = (
 )
 
 
-def list_images(path: Path, pattern: str, layout: str) -> pd.DataFrame:
+def list_images(path: Path, pattern: str, layout: str, say: Say) -> pd.DataFrame:
     """The images below a folder, or the one that the path names: `scan`, named from the folder on,
     names without suffix, contrast, patient and visit as far as they are known, `kind` of a
-    `gantk.catalog.catalog.Row`, and `owner`, the patient or else the image's own name. Masks and the
+    `gantk.catalog.catalog.Row`, and `owner`, the patient, of a single image its name. Masks and the
     like only where nothing else is; UserError for a folder without images.
 
-    Patients are those that `pattern` finds, or a layout says; without either they are not known.
+    Patients are those that `pattern` finds, else those that headers or a layout say, which `say`
+    states; "" if unknown.
     """
     root = path.parent if path.is_file() else path
-    found: Iterable[Row] = [Row(Scan(path))]
-    if not path.is_file():
-        found = scan(path, Asked(layout=layout, patients="if clear", use_generated=True))
+    found = Catalog([Row(Scan(path))]) if path.is_file() else _read_folder(path, layout)
+    if found.in_words and not pattern:
+        say(f"layout   {path}: {found.in_words}")
     rows = [row for row in found if row.kind != "other"]
     if not rows:
         raise UserError(f"the folder '{path}' contains no images", where=WHERE, allowed=readable())
@@ -65,10 +68,25 @@ def list_images(path: Path, pattern: str, layout: str) -> pd.DataFrame:
                 "visit": row.session,
                 "patient": patient or "",
                 "kind": row.kind,
-                "owner": patient or image.name,
+                "owner": patient or (image.name if len(rows) == 1 else ""),
             }
         )
     return pd.DataFrame(lines)
+
+
+def _read_folder(folder: Path, layout: str) -> Catalog:
+    """The catalog of a folder. Where names of one contrast say no patient, they are read as those of a
+    recipe of one domain are.
+    """
+    asked = Asked(layout=layout, patients="if clear", use_generated=True)
+    found = scan(folder, asked)
+    if layout or any(row.subject for row in found) or len({row.contrast for row in found}) > 1:
+        return found
+    of_one_domain = scan(folder, replace(asked, contrasts=["images"]))
+    for row, same in zip(found, of_one_domain, strict=True):
+        row.subject = same.subject
+    found.in_words = of_one_domain.in_words
+    return found
 
 
 def of_contrasts(images: pd.DataFrame, contrasts: pd.Series) -> pd.DataFrame:

@@ -146,6 +146,39 @@ def test_patients_of_compared_files_come_from_a_pattern(tmp_path, volumes):
     assert row["value"] == pytest.approx(rows_of(tmp_path, "mae")["mae"]["value"])
 
 
+@pytest.mark.parametrize(
+    ("name", "patients"),
+    [
+        ("HG{}/T2.nii.gz", 7),
+        ("HG{}/image.nii.gz", 7),
+        ("HG{}_T2.nii.gz", 7),
+        ("HG{}/{}.png", 7),
+        ("{}.png", None),  # may be slices of one head
+        ("slice_{}.nii.gz", None),
+        ("HG1/slice_{}.nii.gz", None),
+    ],
+)
+def test_patients_of_compared_files_are_those_of_scans(tmp_path, gantk, name, patients):
+    for number in range(1, 8):
+        pixels = np.random.default_rng(number).integers(0, 250, (16, 16))
+        for side in ("pred", "truth"):
+            path = tmp_path / side / name.format(number, number)
+            if path.suffix == ".png":
+                path.parent.mkdir(parents=True, exist_ok=True)
+                changed = pixels + (side == "pred") * number
+                Image.fromarray(changed.astype(np.uint8)).save(path)
+            else:
+                volume(path, pixels[..., None] + (side == "pred") * number)
+    sides = ("--pred", tmp_path / "pred", "--truth", tmp_path / "truth")
+
+    said = gantk("eval", *sides, "--metrics", "psnr", "--json", tmp_path / "scores.json").ok()
+
+    row = read_json(tmp_path / "scores.json")["metrics"]["pred_to_truth"]["psnr"]
+    assert (row["n"], row["images"]) == (patients or 1, 7)
+    assert (row["ci95"] is None) == (patients is None)
+    assert said.out.count("the patients are not known") == (patients is None)
+
+
 def test_single_files_and_sets_need_no_equal_names(tmp_path, volumes):
     predicted = tmp_path / "pred" / "case-0.nii.gz"
     truth = tmp_path / "truth" / "case-1.nii.gz"
