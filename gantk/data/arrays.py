@@ -7,12 +7,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gantk.catalog.contrasts import contrast_names
-from gantk.catalog.tables import csv_text
 from gantk.data.preparation import letter_of
 from gantk.errors import UserError, count_noun, did_you_mean
 from gantk.files import whole_folder, write_file
@@ -20,6 +19,9 @@ from gantk.formats.budget import spend
 from gantk.formats.files import write
 from gantk.formats.image import UPRIGHT, Format, Image, unusable_words, zeros
 from gantk.method import domain_letters
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 ABOUT = ("patient", "split", "label", "position", "pair", "mask")  # optional, of an image
 KINDS = (
@@ -60,15 +62,16 @@ def keep(data: Any, folder: Path, domains: Sequence[str]) -> tuple[dict[str, Any
     `folder`, each image as one access returns it: pictures as NumPy files, volumes as NIfTI, beside
     `table.csv`. UserError where they cannot be trained on.
     """
+    from pandas import DataFrame  # slow import
+
     if hasattr(data, "columns"):  # a data frame
         data = data.to_dicts() if hasattr(data, "to_dicts") else data.to_dict("records")
     if isinstance(data, (list, tuple)) and all(map(_is_row, data)):
         if not data:
             raise UserError("the table has no rows", where="data", allowed="at least one row")
-        columns = list(dict.fromkeys(name for row in data for name in row))
         words = f"table of {count_noun(data, 'row')}, in the run's recipe.toml"
-        source = {"name": "manifest", "path": str(Path.cwd()), "table": _csv(columns, data)}
-        return source, words
+        table = _csv(DataFrame(data))
+        return {"name": "manifest", "path": str(Path.cwd()), "table": table}, words
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         what = (
@@ -82,9 +85,8 @@ def keep(data: Any, folder: Path, domains: Sequence[str]) -> tuple[dict[str, Any
     with whole_folder(folder, private=True, record=True) as unfinished:
         for number, item in enumerate(_items(data, names)):
             rows += _write_item(item, number, names, unfinished)
-        known = [name for name in ABOUT if any(_cell(row.get(name)) for row in rows)]
-        text = _csv(("path", "domain", *known), rows)
-        write_file(unfinished / "table.csv", text.encode(), private=True)
+        known = DataFrame(rows).dropna(axis="columns", how="all")
+        write_file(unfinished / "table.csv", _csv(known).encode(), private=True)
 
     words = f"{count_noun(rows, 'image')} in {folder}"
     if any(str(row.get("pair")).startswith("row-") for row in rows):
@@ -98,18 +100,9 @@ def _is_row(item: Any) -> bool:
     return all(np.ndim(cell) == 0 for cell in cells)
 
 
-def _csv(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
-    return csv_text(columns, [[_cell(row.get(name)) for name in columns] for row in rows])
-
-
-def _cell(value: Any) -> str:
-    """A value as text of a CSV: "" for None and NaN; 37.0 is "37", because columns with gaps hold
-    floats.
-    """
-    value = value.item() if hasattr(value, "item") else value
-    if value is None or value != value:
-        return ""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+def _csv(table: DataFrame) -> str:
+    """The text of a table; whole numbers, which are floats in a column with gaps, as such."""
+    return table.convert_dtypes().to_csv(index=False, lineterminator="\n")
 
 
 def _items(data: Any, names: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
@@ -134,7 +127,6 @@ def _items(data: Any, names: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
             allowed=allowed,
             remedy=did_you_mean(str(unknown[0]), allowed) if unknown else None,
         )
-    same = {key: value for key, value in data.items() if value is False}  # "pair": False
     columns = {key: value for key, value in data.items() if value is not False}
     try:
         rows = [*zip(*columns.values(), strict=True)]
@@ -144,7 +136,7 @@ def _items(data: Any, names: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
         )
         raise UserError(what, where="data", allowed=KINDS) from error
     for values in rows:
-        yield dict(zip(columns, values, strict=True)) | same
+        yield {**data, **dict(zip(columns, values, strict=True))}  # "pair": False
 
 
 def _write_item(
@@ -157,12 +149,10 @@ def _write_item(
         what = f"item {number} of the data contains no image of {' or '.join(names.values())}"
         raise UserError(what, where="data", allowed=KINDS)
 
-    about = {name: item[name] for name in ABOUT if name in item}
-    if about.get("pair") is False:
-        about["pair"] = None
-    elif len(images) == 2:
-        about.setdefault("pair", f"row-{number}")
-    mask = about.pop("mask", None)
+    mask = item.get("mask")
+    about = {name: item[name] for name in ABOUT if name in item and name != "mask"}
+    about = {name: x.item() if hasattr(x, "item") else x for name, x in about.items()}
+    about["pair"] = about.get("pair", f"row-{number}" if len(images) == 2 else "") or None
     for letter, image in images.items():
         pixels = _pixels(image, f"{names[letter]} of item {number}", names[letter])
         row = about | {"domain": names[letter]}

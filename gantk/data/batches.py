@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import KW_ONLY, dataclass, field
 from functools import lru_cache
 from threading import Lock
 from typing import Any
@@ -20,38 +21,6 @@ from gantk.method import Batch, Companions
 
 BATCHES_AHEAD_PER_WORKER = 2  # batches that are read ahead, for each worker
 WINDOWS = 0x70617463  # random stream for the places of windows; the streams that shuffle are others
-
-
-class TensorCache:
-    """Tensors by key, up to a number of bytes. Thread-safe."""
-
-    def __init__(self, room: int):
-        self._size = room
-        self._room = room
-        self._kept: dict[Any, tuple[Tensor, ...]] = {}
-        self._lock = Lock()
-
-    def get(self, key: object, make: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        """The tensors kept under `key`, else those of `make`, which are kept where there is room."""
-        kept = self._kept.get(key)
-        if kept is not None:
-            return kept
-
-        tensors = make()
-        nbytes = sum(tensor.untyped_storage().nbytes() for tensor in tensors)
-        with self._lock:
-            # another thread may have made them too
-            if key not in self._kept and nbytes <= self._room:
-                self._room -= nbytes
-                self._kept[key] = tensors
-
-        return tensors
-
-    def clear(self) -> None:
-        """Let go of all tensors."""
-        with self._lock:
-            self._kept.clear()
-            self._room = self._size
 
 
 class ImageSet:
@@ -74,7 +43,9 @@ class ImageSet:
     ):
         self.records = list(records)
         self.preparation = preparation
-        self._cache = TensorCache(int(memory * 2**30))
+        self._lock = Lock()
+        self._memory = int(memory * 2**30)  # bytes
+        self.free_memory()
         self.size = preparation.size
         self.patch = tuple(patch or preparation.size)
         self.intensity = intensity
@@ -95,12 +66,30 @@ class ImageSet:
         """An image with its lesion mask, (1, *size) from 0 to 1; the mask takes no memory where
         there is none.
         """
-        image, mask = self._cache.get(index, lambda: self._prepare(index))
+        image, mask = self._kept_or_made(index, lambda: self._prepare(index))
         return image, mask
 
     def free_memory(self) -> None:
         """Let go of the images that are kept; they are prepared again when they are used."""
-        self._cache.clear()
+        with self._lock:
+            self._kept: dict[Any, tuple[Tensor, ...]] = {}
+            self._free_bytes = self._memory
+
+    def _kept_or_made(self, key: Any, make: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """The tensors kept under `key`, else those of `make`, which are kept where memory allows."""
+        kept = self._kept.get(key)
+        if kept is not None:
+            return kept
+
+        tensors = make()
+        nbytes = sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+        with self._lock:
+            # another thread may have made them too
+            if key not in self._kept and nbytes <= self._free_bytes:
+                self._free_bytes -= nbytes
+                self._kept[key] = tensors
+
+        return tensors
 
     def companion(self, index: int, sets: Mapping[str, ImageSet]) -> Tensor:
         """The companions of an image, see `Method.companions`; computed at most once where memory
@@ -108,7 +97,8 @@ class ImageSet:
         """
         find = self.companions
         assert find is not None
-        (companion,) = self._cache.get(("companion", index), lambda: (find(index, sets),))
+        key = "companion", index
+        (companion,) = self._kept_or_made(key, lambda: (find(index, sets),))
         return companion
 
     def _prepare(self, index: int) -> tuple[Tensor, Tensor]:
@@ -120,6 +110,7 @@ class ImageSet:
         return image, torch.from_numpy(mask)
 
 
+@dataclass(eq=False)
 class Batches:
     """Training batches by step. Each domain is shuffled again in every epoch; paired methods get
     a[i] with b[i].
@@ -130,30 +121,20 @@ class Batches:
     batch N * B.
     """
 
-    def __init__(
-        self,
-        sets: dict[str, ImageSet],
-        batch: int,
-        seed: int,
-        paired: bool,
-        rank: int = 0,
-        world: int = 1,
-        *,
-        workers: int = 2,  # threads that read ahead; 0: `at` reads each batch
-        end: int | None = None,  # the first step that is not read ahead
-    ):
-        self.sets = sets
-        self.batch = batch
-        self.seed = seed
-        self.paired = paired
-        self.rank = rank
-        self.world = world
-        self.workers = workers
-        self.end = end
-        # data.order: position -> indices; None: shuffled
-        self.chosen: Callable[[int], Mapping[str, int]] | None = None
-        self._ahead: dict[int, Future[Batch]] = {}  # by step
-        self._pool: ThreadPoolExecutor | None = None
+    sets: dict[str, ImageSet]
+    batch: int
+    seed: int
+    paired: bool
+    rank: int = 0
+    world: int = 1
+    _: KW_ONLY
+    workers: int = 2  # threads that read ahead; 0: `at` reads each batch
+    end: int | None = None  # the first step that is not read ahead
+    # data.order: position -> indices; None: shuffled
+    chosen: Callable[[int], Mapping[str, int]] | None = field(default=None, init=False)
+    # by step
+    _ahead: dict[int, Future[Batch]] = field(default_factory=dict, init=False)
+    _pool: ThreadPoolExecutor | None = field(default=None, init=False)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -174,10 +174,11 @@ class Mapping(IntensityMapping):
         """Fit to training images (C, *spatial) of this domain; UserError where all are constant."""
         self.fit_from([self.measure(image) for image in images])
 
-    def for_scan(self, measured: list[float]) -> Mapping:
+    def for_scan(self, measured: list[float] | None) -> Mapping:
         own = copy.copy(self)
         own.per = "set"
-        own.take(measured)
+        if measured is not None:  # else a contrast that the patient lacks
+            own.take(measured)
         return own
 
     def state(self) -> dict[str, Any]:
@@ -406,23 +407,12 @@ class PerChannel(IntensityMapping):
         """The figures of each contrast of one scan (C, *spatial); None for one that the patient
         lacks.
         """
-        figures = []
-        for line, part in zip(self.lines, self._contrasts(pixels), strict=True):
-            figures.append(None if part is None else line.measure(part))
-
-        return figures
+        pairs = zip(self.lines, self._contrasts(pixels), strict=True)
+        return [None if part is None else line.measure(part) for line, part in pairs]
 
     def for_scan(self, measured: Sequence[list[float] | None]) -> PerChannel:
-        lines = []
-        for line, figures in zip(self.lines, measured, strict=True):
-            if figures is None:  # a missing contrast: as fitted to the training images
-                own = copy.copy(line)
-                own.per = "set"
-            else:
-                own = line.for_scan(figures)
-            lines.append(own)
-
-        return PerChannel(lines, self.names, self.dims)
+        pairs = zip(self.lines, measured, strict=True)
+        return PerChannel([line.for_scan(each) for line, each in pairs], self.names, self.dims)
 
     def as_batch(self, values: Tensor) -> Tensor:
         channels, *spatial = values.shape[-self.dims - 1 :]
@@ -437,12 +427,9 @@ class PerChannel(IntensityMapping):
 
     def _contrasts(self, pixels: np.ndarray) -> list[np.ndarray | None]:
         """The channels of each contrast; None for one that the patient lacks."""
-        parts: list[np.ndarray | None] = []
-        for first in range(len(self.lines)):
-            part = pixels[first :: len(self.lines)]
-            parts.append(None if np.isnan(part).any() else part)
-
-        return parts
+        count = len(self.lines)
+        parts = [pixels[first::count] for first in range(count)]
+        return [None if np.isnan(part).any() else part for part in parts]
 
     def _by_contrast(self, scans: Sequence[Sequence[Any]]) -> Iterator[tuple[Any, list[Any]]]:
         """Each contrast's mapping, and the images, or figures, of the scans that have it."""

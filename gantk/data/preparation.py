@@ -200,41 +200,37 @@ class Preparation:
         """The JSON value of `make` for these records and the intensity options, cached by the
         records' files.
         """
-        if self.cache is None or not all(record.files for record in records):
+        if not all(record.files for record in records):
             return make()
-
-        stamps = self._stamps(f for record in records for f in record.files)
-        if not stamps:
-            return make()
-        return self.cache.fact(digest(kind, self.about, self.intensity, stamps, key), make)
+        files = (file for record in records for file in record.files)
+        return self._remember(files, (kind, self.about, self.intensity, key), make)
 
     def sha256(self, files: Iterable[Path]) -> dict[Path, str]:
         """The SHA-256 of each file, read once; cached until one of the files changes."""
         wanted = set(files)
         new = sorted(wanted - self._hashes.keys())
-        stamps = self._stamps(new)
-
-        def make() -> list[str]:
-            return [sha256_of(file) for file in new]
-
-        if self.cache is None or not stamps:
-            hashes = make()
-        else:
-            hashes = self.cache.fact(digest("sha256", stamps, [*map(str, new)]), make)
-
+        about = "sha256", [*map(str, new)]
+        hashes = self._remember(new, about, lambda: [*map(sha256_of, new)])
         self._hashes |= zip(new, hashes, strict=True)
         return {file: self._hashes[file] for file in wanted}
 
-    def from_cache(
-        self, kind: str, record: Record, make: Callable[[Record], np.ndarray]
-    ) -> np.ndarray | None:
-        """The array that `make` returns for a record, from the cache entry of all records of its
-        file.
+    def _remember(
+        self, files: Iterable[Path], about: Sequence[Any], make: Callable[[], Any]
+    ) -> Any:
+        """The JSON value of `make`, cached by these files and what else it is `about`."""
+        stamps = self._stamps(files)
+        if self.cache is None or not stamps:
+            return make()
+        return self.cache.fact(digest(*about, stamps), make)
 
-        None where the record is not cached.
+    def _load_or_make(
+        self, kind: str, record: Record, make: Callable[[Record], np.ndarray]
+    ) -> np.ndarray:
+        """The array that `make` returns for a record, from the cache entry of all records of its
+        file, if there is one.
         """
         if record.id not in self._places:
-            return None
+            return make(record)
 
         group, row = self._places[record.id]
         entry = kind, group[0].id
@@ -245,17 +241,10 @@ class Preparation:
             self._names[entry] = digest(*named) if stamps else None
 
         name = self._names[entry]
-        if self.cache is None or name is None:
-            return None
-
-        rows = self.cache.rows(name, lambda: np.stack([make(member) for member in group]))
-        return None if rows is None else np.array(rows[row])
-
-    def _load_or_make(
-        self, kind: str, record: Record, make: Callable[[Record], np.ndarray]
-    ) -> np.ndarray:
-        row = self.from_cache(kind, record, make)
-        return make(record) if row is None else row.astype(np.float32, copy=False)
+        rows = None
+        if self.cache is not None and name is not None:
+            rows = self.cache.rows(name, lambda: np.stack([make(member) for member in group]))
+        return make(record) if rows is None else np.array(rows[row], np.float32)
 
     def _stamps(self, files: Iterable[Path]) -> list[list] | None:
         """Path, size, times and inode of each file; None without a cache, or if one is missing

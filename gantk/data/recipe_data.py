@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -167,12 +166,14 @@ def _make_paths_absolute(tables: dict[str, Any], folder: Path) -> None:
     """
     data = mapping(tables.get("data"))
     source = mapping(data.get("source"))
-    path = source.get("path")
-    if isinstance(path, str) and path and (folder / path).exists():
-        source["path"] = str((folder / path).absolute())
     train = mapping(tables.get("train"))
-    if isinstance(data.get("weights"), str) and data["weights"]:
-        data["weights"] = str(Path(data["weights"]).absolute())
-    # what is no path is the name of a model
-    if isinstance(train.get("start"), str) and os.path.exists(train["start"]):
-        train["start"] = str(Path(train["start"]).absolute())
+    here = Path()
+    for table, key, base in (
+        (source, "path", folder),
+        (data, "weights", here),
+        (train, "start", here),
+    ):
+        path = table.get(key)
+        # what is no path is the name of a model
+        if isinstance(path, str) and path and (base / path).exists():
+            table[key] = str((base / path).absolute())

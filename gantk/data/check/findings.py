@@ -6,9 +6,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import NamedTuple
 
 import numpy as np
 
@@ -22,7 +21,17 @@ from gantk.catalog.contrasts import (
 )
 from gantk.catalog.people import people_of_two_names
 from gantk.data.check.inspect import MAX_MASK_VALUES, Inspected
-from gantk.data.check.kinds import PLANE, SKULL, Facts, is_ct, range_width, width_ratio
+from gantk.data.check.kinds import (
+    PLANE,
+    SKULL,
+    SPACING,
+    Facts,
+    Trait,
+    in_words,
+    is_ct,
+    range_width,
+    width_ratio,
+)
 from gantk.data.dataset import Study
 from gantk.data.intensity import SCALE_RATIO, Learnt, of_usual_scale
 from gantk.data.masks import MAX_LESION_SHARE
@@ -240,18 +249,10 @@ MIXTURES: Mapping[str, tuple[Callable[[Facts], str | None], str]] = {
 }
 
 
-class Outlier(NamedTuple):
-    """Numbers of an image that should be near the median of its domain."""
-
-    name: str
-    value: Callable[[Facts], Sequence[float] | None]  # None: unknown
-    max_ratio: float  # to the median
-    unit: str = ""
-
-
+# kind of numbers that should be near the median of a domain -> these
 OUTLIERS = {
-    "spacing": Outlier("spacing", lambda facts: facts["spacing"], MAX_SPACING_RATIO, " mm"),
-    "scale": Outlier("intensity range", lambda facts: [range_width(facts)], SCALE_RATIO),
+    "spacing": replace(SPACING, max_ratio=MAX_SPACING_RATIO, text="{:.4g} mm"),
+    "scale": Trait("intensity range", lambda facts: [range_width(facts)], SCALE_RATIO, "{:.4g}"),
 }
 
 
@@ -289,10 +290,7 @@ def _outliers(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
         is_far = np.abs(np.log(numbers / usual)).max(axis=1) > np.log(rule.max_ratio)
         if 0 < is_far.mean() <= MAX_OUTLIER_SHARE:
             odd = [names[number] for number in np.flatnonzero(is_far)]
-            first, median = (
-                " x ".join(f"{number:.4g}" for number in each) + rule.unit
-                for each in (known[odd[0]], usual)
-            )
+            first, median = (in_words(rule, each) for each in (known[odd[0]], usual))
             what = f"these images{of} have an unusual {rule.name} (first {first}, median {median}):"
             yield problem(kind, what, odd)
 

@@ -230,7 +230,7 @@ def in_words(trait: Trait, value: Any) -> str:
     if isinstance(value, str):
         return value
     number, _, unit = trait.text.partition(" ")
-    return " x ".join(number.format(each) for each in value) + f" {unit}"
+    return f"{' x '.join(map(number.format, value))} {unit}".rstrip()
 
 
 def round_digits(value: float, digits: int = 6) -> float:

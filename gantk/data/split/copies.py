@@ -44,23 +44,17 @@ def unit_of(record: Record) -> tuple[str, str]:
     return ("pair", record.pair) if record.pair is not None else record.id
 
 
-def first_of_copies(
-    records: Sequence[Record], pairs: Iterable[tuple[int, int]]
-) -> dict[Hashable, Hashable]:
-    """By unit, the unit that represents its copies, direct or through other copies."""
-    first: dict[Hashable, Hashable] = {}
+def groups_of_copies(records: Sequence[Record], pairs: Iterable[tuple[int, int]]) -> list[Hashable]:
+    """For each record, the unit that represents the group of its unit: those with copies of each
+    other, direct or through other copies.
+    """
+    from scipy.cluster.hierarchy import DisjointSet  # slow import
 
-    def root(name: Hashable) -> Hashable:
-        while first.get(name, name) != name:
-            name = first[name]
-        return name
-
+    units = [unit_of(record) for record in records]
+    groups = DisjointSet(units)
     for i, j in pairs:
-        one = root(unit_of(records[i]))
-        other = root(unit_of(records[j]))
-        first |= {one: one, other: one}
-
-    return {name: root(name) for name in first}
+        groups.merge(units[i], units[j])
+    return [groups[unit] for unit in units]
 
 
 def settle_copies(
@@ -77,17 +71,17 @@ def settle_copies(
     Where a set would lose a whole domain, all stay: `check_leakage` refuses such data, and names the
     copies.
     """
-    first = first_of_copies(records, pairs)
-    groups = [first.get(unit_of(record)) for record in records]
+    if not pairs:
+        return list(places)
+    groups = groups_of_copies(records, pairs)
     most: dict[Hashable, str] = {}
     for group, place in zip(groups, places, strict=True):
-        if group and place:
-            most[group] = max(most.get(group, place), place, key=SETS.index)
+        most[group] = max(most.get(group, ""), place, key=("", *SETS).index)
 
     settled = []
     for group, place in zip(groups, places, strict=True):
-        target = most.get(group, place) if place else ""
-        settled.append("" if drop and target != place else target)
+        is_left_out = not place or (drop and place != most[group])
+        settled.append("" if is_left_out else most[group])
 
     domains = [record.domain for record in records]
     before = {*zip(places, domains, strict=True)} - {("", domain) for domain in domains}

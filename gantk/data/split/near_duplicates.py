@@ -53,7 +53,6 @@ MAX_SAMPLED_NEIGHBOURS = 64
 IMAGES_PER_BLOCK = 512  # images compared with all others at once
 MAX_ALL_COMPARED = 20_000  # images of a set of which the pixels of all are compared
 SAMPLE_OF_LARGE_SET = 2_000  # images of a larger set of which the pixels are compared
-DIGEST_BYTES = 32  # bytes of a SHA-256
 SETS = ("train", "validation", "test")  # from least to most held out
 
 
@@ -90,29 +89,17 @@ def fingerprint(record: Record, preparation: Preparation | None = None) -> Finge
     The network image is then prepared and cached too, so that the first epoch decodes nothing
     again.
     """
-    row = None
-    if preparation is not None:
-        row = preparation.from_cache("fingerprints", record, _fingerprint_bytes)
-    if preparation is None or row is None:
-        return place_fingerprint(fingerprint_of(record.key, record.read()), record)
 
-    preparation.to_size(record)
-    digest = row[:DIGEST_BYTES]
-    images = row[DIGEST_BYTES:]
-    known = Fingerprint(
-        record.key,
-        digest.tobytes().hex() if digest.any() else "",
-        images.tobytes() if images.any() else b"",
-    )
-    return place_fingerprint(known, record)
+    def read() -> list[str]:
+        one = fingerprint_of(record.key, record.read())
+        return [one.digest, one.thumbnails.hex()]
 
-
-def _fingerprint_bytes(record: Record) -> np.ndarray:
-    """Digest and thumbnails as bytes; zeros where there are none."""
-    one = fingerprint(record)
-    digest = bytes.fromhex(one.digest).ljust(DIGEST_BYTES, b"\0")
-    content = one.thumbnails.ljust(2 * THUMBNAIL_SIDE**2, b"\0")
-    return np.frombuffer(digest + content, np.uint8)
+    if preparation is None or preparation.cache is None or not record.files:
+        digest, content = read()
+    else:
+        digest, content = preparation.fact("fingerprint", [record], record.id, read)
+        preparation.to_size(record)
+    return place_fingerprint(Fingerprint(record.key, digest, bytes.fromhex(content)), record)
 
 
 def place_fingerprint(fingerprint: Fingerprint, record: Record) -> Fingerprint:

@@ -5,7 +5,7 @@ folds.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from gantk.data.preparation import Record, patients_of
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.split.blocks import places_in_blocks, too_few
-from gantk.data.split.copies import exact_copies, first_of_copies, settle_copies, unit_of
+from gantk.data.split.copies import exact_copies, groups_of_copies, settle_copies, unit_of
 from gantk.data.split.near_duplicates import (
     SETS,
     Fingerprint,
@@ -144,8 +144,10 @@ def _draw(records: Sequence[Record], table: SplitTable, known: Known) -> tuple[S
         # folds, near copies are moved to the more held-out set afterwards.
         if by == "patient":
             lacking = patients_who_lack(records)
-        first = first_of_copies(records, exact + near * (folds > 0))
-        kinds, unit = _units(records, by, first, lacking)
+        units: list[Any] = [record.subject for record in records]
+        if by == "image":
+            units = groups_of_copies(records, exact + near * (folds > 0))
+        kinds = _kinds_of_units(records, units, by, lacking)
         if by == "patient":
             if not folds and max(map(len, kinds)) < 2:  # of so few patients, kinds have no meaning
                 kinds = [sorted(sum(kinds, []))]
@@ -158,7 +160,7 @@ def _draw(records: Sequence[Record], table: SplitTable, known: Known) -> tuple[S
         else:
             set_of_unit = _in_sets(kinds, shares, table.seed, by)
 
-        places = [set_of_unit.get(unit(record), "train") for record in records]
+        places = [set_of_unit.get(unit, "train") for unit in units]
         places = settle_copies(places, records, near, drop=False)
 
     sets = _sets_of(places, records)
@@ -308,18 +310,14 @@ def patients_who_lack(records: Sequence[Record]) -> set[str]:
     return lacking if 2 * len(lacking) < len(complete) else set()
 
 
-def _units(
-    records: Sequence[Record],
-    by: str,
-    first: Mapping[Hashable, Hashable],
-    lacking: set[str],
-) -> tuple[list[list], Callable[[Record], Hashable]]:
-    """The units that are never divided, grouped by kind, in a fixed order; and a function from a
-    record to its unit.
+def _kinds_of_units(
+    records: Sequence[Record], units: Sequence[Any], by: str, lacking: set[str]
+) -> list[list]:
+    """The units that are never divided, grouped by kind, in a fixed order.
 
     Patients with the same domains and classes are one kind; those who are `lacking` images are left
-    out. By image, a registered pair is a unit, and so is a group of copies, represented by the
-    `first`; kinds are the pairs, and the images of each domain and class.
+    out. By image, a registered pair is a unit, and so is a group of copies; kinds are the pairs, and
+    the images of each domain and class.
     """
     kinds: dict[Any, list] = defaultdict(list)
     if by == "patient":
@@ -328,18 +326,12 @@ def _units(
             contents[record.subject].add((record.domain, record.label or ""))
         for patient in sorted(contents.keys() - lacking):
             kinds[tuple(sorted(contents[patient]))].append(patient)
-        return [kinds[kind] for kind in sorted(kinds)], lambda record: record.subject
+    else:
+        labels = {unit_of(record): record.label or "" for record in reversed(records)}
+        for unit in dict.fromkeys(units):
+            kinds[unit[0], labels[unit]].append(unit)
 
-    def unit(record: Record) -> Hashable:
-        name = unit_of(record)
-        return first.get(name, name)
-
-    labels = {unit_of(record): record.label or "" for record in reversed(records)}
-    for name in dict.fromkeys(map(unit_of, records)):
-        if first.get(name, name) == name:
-            kinds[name[0], labels[name]].append(name)
-
-    return [kinds[kind] for kind in sorted(kinds)], unit
+    return [kinds[kind] for kind in sorted(kinds)]
 
 
 def _in_sets(
