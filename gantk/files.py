@@ -333,12 +333,13 @@ def write_file(
     *,
     private: bool = False,
     record: bool = False,
+    durable: bool = True,
 ) -> Path:
     """Write a file under a temporary name, sync it and rename it, so that it is always whole;
     returns the path.
 
     `content` may come in parts; `private`: only this user may read the file; `record`: it is a
-    result, see `record_written`. A link, a pipe or a
+    result, see `record_written`; `durable`: it is synced. A link, a pipe or a
     device of that name is replaced, neither followed nor written to.
     """
     content = [content] if isinstance(content, bytes) else content
@@ -348,7 +349,8 @@ def write_file(
         with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.writelines(content)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         if record:
             record_written(path, temporary)
         os.replace(temporary, path)

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from gantk.errors import UserError, one_line
-from gantk.files import ANY_SIZE, make_folder, regular_file, sweep, temporary_beside
+from gantk.files import ANY_SIZE, make_folder, regular_file, sweep, write_file
 
 IN_USE = 3600.0  # seconds for which an entry that was read or written is not removed
 MIN_FREE_BYTES = 2**30  # bytes that the cache leaves free on its disk
@@ -101,7 +101,6 @@ class Cache:
 
     def _store(self, path: Path, key: str, rows: np.ndarray) -> None:
         """Write an entry, whole or not at all; if that fails, warn once and store nothing more."""
-        temporary = temporary_beside(path)
         file = io.BytesIO()
         rows = np.ascontiguousarray(rows)
         np.save(file, rows, allow_pickle=False)
@@ -109,15 +108,9 @@ class Cache:
         try:
             make_folder(self.entries, private=True)
             self._make_room(file.tell())
-            with open(
-                temporary, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)
-            ) as out:
-                out.write(file.getbuffer())
-            os.replace(temporary, path)
+            # not synced, which is slow: a damaged entry is made again
+            write_file(path, [file.getbuffer()], private=True, durable=False)
         except OSError as error:
-            with suppress(OSError):
-                temporary.unlink()
-
             warned = self.full
             self.full = True
             if not warned:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, dataclass_transform
 
@@ -182,13 +182,7 @@ class Mapping(IntensityMapping):
         return own
 
     def state(self) -> dict[str, Any]:
-        state: dict[str, Any] = {"name": self.name}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            state[field.name] = list(value) if isinstance(value, tuple) else value
-
-        state["fitted"] = self.fitted
-        return state
+        return {"name": self.name, **asdict(self), "fitted": self.fitted}
 
     @property
     def tissue(self) -> list[float]:

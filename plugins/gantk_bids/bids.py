@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gantk import Catalog, Row, VolumeSource
 from gantk.catalog.tables import LEFT_OUT, read_rows, split_in
-from gantk.errors import NothingFound, UserError, did_you_mean
+from gantk.errors import UserError, did_you_mean
 from gantk.formats import files as io
 from gantk.plugin.spec import Onto
 from gantk_bids.names import parse_name
@@ -69,18 +69,6 @@ class Bids(VolumeSource):
                 row.kind = "left out"
                 row.why = "by participants.tsv"
         return catalog
-
-    def find_rows(self) -> list[Row]:
-        """A row for every scan of the domains; UserError where a domain has none."""
-        there = {row.contrast for row in self.catalog}
-        for name in self.wanted:
-            if name not in there:
-                raise NothingFound(
-                    f"'{self.root}' has no images of {name} with names of BIDS",
-                    where="data.domains",
-                    allowed=sorted(there - {""}) or "such as sub-01/anat/sub-01_T1w.nii.gz",
-                )
-        return super().find_rows()
 
     def _mask_of(self, row: Row, masks: Sequence[Path]) -> Path | None:
         """The mask of a scan's session, else of its subject; of several masks the one on the

@@ -1,5 +1,238 @@
-"""The base of two-way methods in plugins of others."""
+"""Unpaired two-way translation: the base class of CycleGAN and DualGAN, and options that other
+unpaired methods share.
+"""
 
-from gantk_translation.cyclegan import CycleGAN as CycleMethod
+from __future__ import annotations
 
-__all__ = ["CycleMethod"]
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+
+from gantk import DiscriminatorAugment, ImagePool
+from gantk.errors import UserError
+from gantk.losses.reconstruction import expect_lesion_weight, lesion_weight, with_weight
+from gantk.losses.structure import StructureTerms
+from gantk.method import Batch, Companions, Geometry, Images, Losses, Method, Phase, Stage
+from gantk.plugin.spec import Augment, Fraction, Kind, Loss, Part, Share, Weight, bind
+
+# names of registered losses, bound as the names in a recipe are
+CYCLE: Any = "cycle"
+IDENTITY: Any = "identity"
+PairFinder = Annotated[Part, Kind("loss", takes="matches")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Additions(StructureTerms):
+    """Options of unpaired methods beyond their papers; all are off unless a recipe sets them."""
+
+    low_res_warmup: Share = 0.0  # share of the steps at half the size, trained first
+    # differentiable changes of all images that discriminators see
+    augment: list[Augment] = field(default_factory=list)
+    # apply `augment` only as much as discriminators overfit; 0.6 is usual, 0 = always
+    adapt: Fraction = 0.0
+
+    def discriminator_augment(self, dims: int, adversarial: Any) -> DiscriminatorAugment:
+        """The augmentation for one discriminator that is trained with the loss `adversarial`."""
+        return DiscriminatorAugment(self.augment, dims, self.adapt, adversarial)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoWayOptions(Additions):
+    """Options of two-way methods beyond their papers, and the losses of cycle and identity."""
+
+    # loss between an image and its translation there and back; `cycle` is its weight
+    cycle_loss: Loss = CYCLE
+    # loss between an image of the target domain and its translation; `identity` is its weight
+    identity_loss: Loss = IDENTITY
+    # standard deviation of noise on generated images before they are translated back
+    defense: Weight = 0.0
+    # weight of lesion pixels in cycle and identity losses; values other than 1 need data.mask
+    lesion: Weight = 1.0
+    # matches similar images of the other domain and compares outputs with them
+    pairs: PairFinder | None = None
+    # apply `source_losses` in the half-size steps of `low_res_warmup` too
+    source_losses_in_warmup: bool = True
+
+
+# as in the papers
+PUBLISHED = Additions()
+PUBLISHED_TWO_WAY = TwoWayOptions()
+
+
+class CycleMethod(Method):
+    """Base of two-way methods: generators `g_ab` and `g_ba` and discriminators `d_a` and `d_b` with
+    cycle consistency (Zhu et al. 2017, eq. 3).
+
+    Args:
+        geometry: dimensions, sizes and channels of the images.
+        generator: the part of both generators.
+        discriminator: the part of both discriminators.
+        adversarial: the part of the adversarial loss.
+        cycle: weight of `cycle_loss` between an image and its translation there and back.
+        identity: weight of `identity_loss` between an image of a domain and its translation to that
+            domain. A loss of weight 0 is not computed.
+        pool: number of earlier fakes to store for each discriminator (Shrivastava et al. 2017); 0:
+            none.
+        further: options beyond the paper. With `low_res_warmup` a share of the steps is trained
+            first, at half the size. One patch of the discriminator then covers the whole head,
+            which settles how bright each tissue becomes.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        *,
+        generator: Part,
+        discriminator: Part,
+        adversarial: Part,
+        cycle: float,
+        identity: float,
+        pool: int,
+        further: TwoWayOptions,
+    ):
+        super().__init__(geometry)
+        self.further = further
+        self.weighs_lesions = further.lesion != 1
+        self.cycle = self._image_loss(further.cycle_loss)
+        self.identity = self._image_loss(further.identity_loss)
+        a = geometry.channels["a"]
+        b = geometry.channels["b"]
+        dims = geometry.dims
+        if identity and a != b:
+            what = (
+                "an identity loss needs domains with equal numbers of channels, but they"
+                f" have {a} and {b}"
+            )
+            raise UserError(what, where="method.identity", remedy="set method.identity = 0.0")
+
+        self.g_ab = generator(a, b, dims)
+        self.g_ba = generator(b, a, dims)
+        self.d_a = discriminator(a, dims)
+        self.d_b = discriminator(b, dims)
+        self.adversarial = adversarial()
+        self.cycle_weight = cycle
+        self.identity_weight = identity
+        self.in_warmup = replace(further, source_losses=[])
+        self.pairs = further.pairs() if further.pairs else None
+        self.companions_note = getattr(self.pairs, "note", "")
+        self.augment_a, self.augment_b = (
+            further.discriminator_augment(dims, self.adversarial) for _ in range(2)
+        )
+        self.pool_a = ImagePool(pool, a, geometry.size)
+        self.pool_b = ImagePool(pool, b, geometry.size)
+
+    def companions(self, sets: Mapping[str, Images]) -> Mapping[str, Companions]:
+        """For each image a similar image of the other domain, if `further.pairs` is set; else {}."""
+        return self.pairs.companions(sets) if self.pairs else {}
+
+    def phases(self) -> list[Phase]:
+        """First the generators, then the discriminators, which see the fakes that the first phase
+        put into the batch.
+        """
+        return [
+            Phase("generators", (self.g_ab, self.g_ba), self.generator_losses, ema=True),
+            Phase("discriminators", (self.d_a, self.d_b), self.discriminator_losses),
+        ]
+
+    def stages(self, steps: int) -> list[Stage]:
+        """One stage at the recipe's size, after a stage at half the size if `low_res_warmup` is
+        above 0.
+        """
+        return low_res_stages(self.geometry.size, steps, self.further.low_res_warmup)
+
+    def begin(self, stage: Stage, batch: Batch) -> None:
+        """Set the size of the image pools to that of the stage. Fakes of another size are dropped."""
+        self.pool_a.expect(stage.size)
+        self.pool_b.expect(stage.size)
+
+    def generator_losses(self, batch: Batch) -> Losses:
+        """The adversarial, cycle, identity and structure losses, each by name and direction."""
+        real_a = batch["a"]
+        real_b = batch["b"]
+        own_b, own_a = ([real_b], [real_a]) if self.identity_weight else ([], [])
+        fake_b, *identity_b = self.batched_forward(self.g_ab, real_a, *own_b)
+        fake_a, cycled_a, *identity_a = self.batched_forward(
+            self.g_ba, real_b, self._add_defense_noise(fake_b), *own_a
+        )
+        cycled_b = self.g_ab(self._add_defense_noise(fake_a))
+        batch["fake_a"] = fake_a.detach()
+        batch["fake_b"] = fake_b.detach()
+        lesion_a, lesion_b = (
+            lesion_weight(batch.get(name), self.further.lesion) for name in ("mask_a", "mask_b")
+        )
+        losses = {
+            "cycle_a": self.cycle_weight * with_weight(self.cycle, cycled_a, real_a, lesion_a),
+            "cycle_b": self.cycle_weight * with_weight(self.cycle, cycled_b, real_b, lesion_b),
+            "adversarial_a": self.adversarial.generator(self.d_a(self.augment_a(fake_a))),
+            "adversarial_b": self.adversarial.generator(self.d_b(self.augment_b(fake_b))),
+        }
+        if self.identity_weight:
+            same_a = with_weight(self.identity, identity_a[0], real_a, lesion_a)
+            same_b = with_weight(self.identity, identity_b[0], real_b, lesion_b)
+            losses["identity_a"] = self.identity_weight * same_a
+            losses["identity_b"] = self.identity_weight * same_b
+
+        if self.pairs:
+            losses |= {
+                "pairs_b": self.pairs(fake_b, batch["near_a"]),
+                "pairs_a": self.pairs(fake_a, batch["near_b"]),
+            }
+
+        structure = self._structure_terms(real_a)
+        losses |= structure.losses(fake_b, real_a, self.geometry.range, "_b")
+        return losses | structure.losses(fake_a, real_b, self.geometry.range, "_a")
+
+    def discriminator_losses(self, batch: Batch) -> Losses:
+        """The losses of both discriminators on real images and on fakes from the image pool."""
+        losses: Losses = {}
+        judges = (
+            ("a", self.d_a, self.pool_a, self.augment_a),
+            ("b", self.d_b, self.pool_b, self.augment_b),
+        )
+        for name, network, pool, augment in judges:
+            fake = pool(batch[f"fake_{name}"])
+            losses |= self.real_fake_losses(
+                name, network, self.adversarial, batch[name], fake, augment
+            )
+
+        return losses
+
+    def translate(self, image: Tensor, to: str) -> Tensor:
+        """Translate images of `a` to `b`, or of `b` to `a`."""
+        return self.g_ab(image) if to == "b" else self.g_ba(image)
+
+    def _structure_terms(self, image: Tensor) -> StructureTerms:
+        """The structure losses of a step; without source losses where the recipe leaves them out of
+        the warm-up.
+        """
+        is_small = tuple(image.shape[2:]) != tuple(self.geometry.size)
+        if is_small and not self.further.source_losses_in_warmup:
+            return self.in_warmup
+        return self.further
+
+    def _image_loss(self, name: Any) -> Callable[..., Tensor]:
+        """The loss of an option; UserError if it cannot weight lesions as asked."""
+        part = bind("loss", name)
+        loss = part()
+        expect_lesion_weight(self.further.lesion, part.name, loss)
+        return loss
+
+    def _add_defense_noise(self, fake: Tensor) -> Tensor:
+        """Add noise, drawn in float32 as that is faster, to drown what a fake hides (Bashkirova et
+        al. 2019, 4.2).
+        """
+        if std := self.further.defense:
+            return fake + std * torch.randn_like(fake, dtype=torch.float).to(fake)
+        return fake
+
+
+def low_res_stages(size: tuple[int, ...], steps: int, share: float) -> list[Stage]:
+    """The stages of a training: the first `share` of the steps at half the size, the others at
+    `size`.
+    """
+    first = round(share * steps)
+    whole = Stage("main", steps - first, size)
+    return [Stage("low_res", first, tuple(side // 2 for side in size)), whole] if first else [whole]

@@ -84,7 +84,7 @@ def test_participants_tsv_gives_split_and_class(dataset):
     [
         (
             {"domains": ("T1", "PD")},
-            "has no images of PD with names of BIDS.*Allowed: FLAIR, T1, T1CE, T2",
+            "is named 'PD'. Found: 'sub-01.*T1 ",
         ),
         ({"label": "grop"}, "has no column 'grop'.*group.*Did you mean 'group'"),
         ({}, "'maybe' is not a valid split. Allowed: train, validation, test.*line 2"),

@@ -363,8 +363,7 @@ def found(images, subjects):
     """Pairs of near copies, with their scores, among images of the subjects; "" is of nobody known."""
     looks = zip(images, subjects, strict=True)
     prints = [
-        replace(fingerprint_of(f"{n}", pixels), subject=of, stack=n)
-        for n, (pixels, of) in enumerate(looks)
+        replace(fingerprint_of(pixels), subject=of, stack=n) for n, (pixels, of) in enumerate(looks)
     ]
     return {(i, j): score for i, j, score in near_copies(prints)}
 

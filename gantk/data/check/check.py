@@ -5,7 +5,7 @@ JSON. Read from the top: what is examined, how a training would use it, the resu
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -102,15 +102,11 @@ def check(
         if table is None:
             raise
         rows = _images_of(Path(path), settings, "none")
-        patients = question.known("subject")
-        contrasts = question.known("contrast")
+        patients = question.patients()
         for row in rows:
-            name = row.scan_below(Path(path)).name
-            row.subject = patients.get(name, "")
+            row.subject = patients.get(row.scan_below(Path(path)).name, "")
             if len(question.contrasts) > 1 and row.contrast not in (*question.contrasts, ""):
                 row.kind = "left out"
-            elif contrasts and len(question.contrasts) > 1:
-                row.contrast = contrasts.get(name, "")
         found = Examination(Path(path), rows, problems=[problem("layout", str(question))])
     result = result_of(found)
     if table is not None:
@@ -242,9 +238,8 @@ def _inspect(study: Study, contrast: str, scan: Scan, records: list[Record]) -> 
     """What is found in a scan of a study, of which these are the records."""
     item = inspect_kept(scan, records[0])
     domains = list(dict.fromkeys(study.names[record.domain] for record in records))
-    seen = item.seen and place_fingerprint(item.seen, records[0])
     contrast = contrast if records[0].file else ""
-    return replace(item, records=records, domains=domains, contrast=contrast, seen=seen)
+    return replace(item, records=records, domains=domains, contrast=contrast)
 
 
 def _compare(items: Sequence[Inspected], study: Study | None, fit: Fit | None) -> list[Problem]:
@@ -389,52 +384,40 @@ def _about_split(study: Study, are_doubted: bool) -> Iterator[Problem]:
 def result_of(found: Examination) -> dict[str, Any]:
     """The result of `check` as JSON."""
     usage = found.usage
+    records = usage.records if usage else []
     splits = usage.splits if usage else {}
-    set_of = {record.id: name for name, records in splits.items() for record in records}
+    set_of = {record.id: name for name, own in splits.items() for record in own}
     files = []
     for item in found.items:
         sets = {set_of[record.id] for record in item.records if record.id in set_of}
         place = {"domains": item.domains, "patient": item.patient or None, "split": sorted(sets)}
         files.append(item.facts | place)
+    domains = {}
+    for letter, name in usage.names.items() if usage else ():
+        own = [record for record in records if record.domain == letter]
+        domains[name] = {
+            "files": sum(name in each["domains"] for each in files),
+            "images": len(own),
+            "patients": len(patients_of(own)),
+        }
+    split: dict[str, Any] | None = None
+    if usage and usage.split_description:
+        sizes = {name: len(own) for name, own in splits.items()}
+        split = {"by": usage.splits.by, "how": usage.split_description} | sizes
+    summary = _summary_of_files(found.items)
     problems = sorted(found.problems, key=lambda each: SEVERITIES.index(each.severity))
-    result = {
+    return {
         "format": FORMAT,
         "path": str(found.path),
         "recipe": found.recipe,
-        "source": None,
+        "source": usage and usage.table.source.table() | {"path": str(found.path)},
         "images": found.images,
-        "patients": 0,
-        "domains": {},
-        "split": None,
-        "summary": _summary_of_files(found.items),
-        "problems": [asdict(each) for each in problems],
-        "files": files,
-    }
-    return result | (_result_of_use(found, usage, files) if usage else {})
-
-
-def _result_of_use(
-    found: Examination, usage: Study, files: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    """The part of the result that says how a training would use the images."""
-    domains = {}
-    for letter, name in usage.names.items():
-        records = [record for record in usage.records if record.domain == letter]
-        domains[name] = {
-            "files": sum(name in each["domains"] for each in files),
-            "images": len(records),
-            "patients": len(patients_of(records)),
-        }
-    split: dict[str, Any] | None = None
-    if usage.split_description:
-        sizes = {name: len(records) for name, records in usage.splits.items()}
-        split = {"by": usage.splits.by, "how": usage.split_description} | sizes
-    return {
-        "source": usage.table.source.table() | {"path": str(found.path)},
-        "patients": len(patients_of(usage.records)),
+        "patients": len(patients_of(records)),
         "domains": domains,
         "split": split,
-        "summary": _summary_of_files(found.items) | _summary_of_use(found, usage),
+        "summary": summary | _summary_of_use(found, usage) if usage else summary,
+        "problems": [asdict(each) for each in problems],
+        "files": files,
     }
 
 

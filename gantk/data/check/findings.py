@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, compress
 
 import numpy as np
 
@@ -56,7 +56,7 @@ MAX_USUAL_LOG_RATIO = -0.4  # the median of images that are in the right domain
 # What a finding does to a training, and what helps where that is always the same. An error stops a
 # training, a warning spoils its scores, a note is good to know; other kinds are errors.
 KINDS: Mapping[str, tuple[str, str | None]] = {
-    "layout": ("warning", "Complete the table: cells in which these lines differ are empty"),
+    "layout": ("warning", "Complete the table"),
     "sample": ("note", "use --every to check all images, which is slow"),
     "versions": ("note", None),
     "pairs": ("warning", "look at them, and give each image its own partner"),
@@ -310,7 +310,7 @@ def _one_range_for_several_scales(items: Sequence[Inspected], study: Study) -> I
             if item.domains == [name] and len(item.facts["shape"]) == 3 and not is_ct(item.facts)
         ]
         is_usual = of_usual_scale(np.array([*map(range_width, volumes)])) if volumes else ()
-        ratio = width_ratio([volumes[number] for number in np.flatnonzero(is_usual)])
+        ratio = width_ratio([*compress(volumes, is_usual)])
         if ratio > MAX_WIDTH_RATIO:
             ratios.append(f"{name} {ratio:.1f}")
     if ratios:

@@ -85,7 +85,7 @@ def inspect(scan: Scan, read: Callable[[Scan], Image] = io.read) -> Inspected:
     planes = planes_of(image.pixels)
     item.facts |= _facts(image, planes)
     item.look = look_of(image.pixels, planes)
-    item.seen = fingerprint_of(item.name, image.pixels, planes)
+    item.seen = fingerprint_of(image.pixels, planes)
     header_facts = dict(image.facts)
     item.header_patient = header_facts.pop("patient", "")
     header_facts.pop("study", None)

@@ -12,20 +12,17 @@ from typing import Literal
 
 from gantk.catalog.catalog import Catalog, Row, compose_text, unread_note, unread_rows
 from gantk.catalog.contrasts import ContrastWords
-from gantk.catalog.domains import GLOB, NAME_DOMAINS
+from gantk.catalog.domains import GLOB
 from gantk.catalog.layouts import OTHER_FORM, Reading, read_by
 from gantk.catalog.masks import set_masks
 from gantk.catalog.question import LayoutQuestion, rows_in_words
 from gantk.catalog.scan import Asked, Patients, catalog_of, read_folder
-from gantk.catalog.tables import FILL_IN_TABLE
 from gantk.data.sources.pairing import pair_rows
 from gantk.data.sources.source import VolumeSource
 from gantk.errors import NothingFound, UserError, count_noun, join_first
 from gantk.formats import files as io
 from gantk.formats.image import Scan
 from gantk.plugin.spec import Onto
-
-MAX_NAMED = 8  # files or folders in a message
 
 
 @dataclass(kw_only=True)
@@ -205,39 +202,13 @@ class Files(VolumeSource):
 
     def find_rows(self) -> list[Row]:
         """A row for each image of the domains; UserError where a domain has none."""
-        found = {row.contrast for row in self.catalog.of_kind("image")}
-        lacking = [contrast for contrast in self.wanted if contrast not in found]
-        if lacking:
-            raise self._no_images(lacking)
-        rows = sorted(self.rows_of_domains(), key=lambda row: row.letter)
-        if not self.several:
-            self._set_pairs(rows)
+        rows = sorted(super().find_rows(), key=lambda row: row.letter)
         for row in rows:
             if row.mask:
                 self.mask_of(row.path, [row.mask])
         return rows
 
-    def _no_images(self, lacking: Sequence[str]) -> NothingFound:
-        """The error for contrasts without images, with what was found and what helps."""
-        used = self.catalog.of_kind("image")
-        rows = used or self.catalog.rows
-        names = join_first([repr(self.key_of(row.path)) for row in rows], most=MAX_NAMED)
-        found = f"{names} ({self.catalog.in_words})" if rows else "no images"
-        what = (
-            f"no file in '{self.root}' is named {' or '.join(map(repr, lacking))}. Found: {found}"
-        )
-        remedy = f"{NAME_DOMAINS}. {FILL_IN_TABLE}"
-        if rows and self.layout and not used:
-            what = f"the layout {self.layout} explains no image in '{self.root}', such as {names}"
-            remedy = "correct the line, or leave it out, so that others are proposed"
-        return NothingFound(
-            what,
-            where="data.source.path",
-            allowed="files that a layout explains; `gantk list layout` has ours",
-            remedy=remedy,
-        )
-
-    def _set_pairs(self, rows: Sequence[Row]) -> None:
+    def set_pairs(self, rows: Sequence[Row]) -> None:
         """Set the pairs: of volumes by patient and visit, of pictures by name."""
         if self.pairs == "none" or len(self.names) < 2:
             for row in rows:

@@ -15,7 +15,7 @@ from typing import Any
 
 from gantk.catalog.catalog import Case, Catalog, Row, compose_text, encodable
 from gantk.catalog.contrasts import contrast_names
-from gantk.catalog.domains import patient_of, regex_option, relative_to
+from gantk.catalog.domains import NAME_DOMAINS, patient_of, regex_option, relative_to
 from gantk.catalog.masks import expect_one_mask, masks_named
 from gantk.catalog.question import rows_in_words
 from gantk.catalog.scan import Asked, read_folder, rows_of_series
@@ -23,10 +23,12 @@ from gantk.catalog.tables import FILL_IN_TABLE
 from gantk.data.preparation import Record
 from gantk.data.sources.pairing import pair_rows
 from gantk.data.sources.reader import FileImage, Reader
-from gantk.errors import NothingFound, TooFewImages, UserError
+from gantk.errors import NothingFound, TooFewImages, UserError, join_first
 from gantk.formats import files as io
 from gantk.method import domain_letters
 from gantk.plugin.spec import Onto
+
+MAX_NAMED = 8  # files or folders in a message
 
 
 class ImageSource:
@@ -137,10 +139,38 @@ class FileSource(_Defaults):
         """A row for each image of the recipe's domains, with its pair; UserError where a domain has
         none.
         """
+        found = {row.contrast for row in self.catalog.of_kind("image")}
+        lacking = [contrast for contrast in self.wanted if contrast not in found]
+        if lacking:
+            raise self._no_images(lacking)
         rows = self.rows_of_domains()
         if not self.several:
-            pair_rows(rows, self.onto)
+            self.set_pairs(rows)
         return rows
+
+    def set_pairs(self, rows: Sequence[Row]) -> None:
+        """Set the pairs: those that are known, on one grid."""
+        pair_rows(rows, self.onto)
+
+    def _no_images(self, lacking: Sequence[str]) -> NothingFound:
+        """The error for contrasts without images, with what was found and what helps."""
+        used = self.catalog.of_kind("image")
+        rows = used or self.catalog.rows
+        names = join_first([repr(self.key_of(row.path)) for row in rows], most=MAX_NAMED)
+        found = f"{names} ({self.catalog.in_words})" if rows else "no images"
+        what = (
+            f"no file in '{self.root}' is named {' or '.join(map(repr, lacking))}. Found: {found}"
+        )
+        remedy = f"{NAME_DOMAINS}. {FILL_IN_TABLE}"
+        if rows and self.layout and not used:
+            what = f"the layout {self.layout} explains no image in '{self.root}', such as {names}"
+            remedy = "correct the line, or leave it out, so that others are proposed"
+        return NothingFound(
+            what,
+            where="data.source.path",
+            allowed="files that a layout explains; `gantk list layout` has ours",
+            remedy=remedy,
+        )
 
     @cached_property
     def texts(self) -> dict[str, str]:

@@ -60,7 +60,6 @@ SETS = ("train", "validation", "test")  # from least to most held out
 class Fingerprint:
     """What is kept of one image to find copies of it: a hash of its pixels and thumbnails."""
 
-    name: str
     digest: str = ""  # of shape and pixels; "" for images without contrast
     # 2 x 32 x 32 levels: frame and content; empty where too little is to be seen
     thumbnails: bytes = b""
@@ -69,17 +68,17 @@ class Fingerprint:
     position: float | None = None  # its place in the stack
 
 
-def fingerprint_of(name: str, pixels: np.ndarray, planes: Sequence[Plane] = ()) -> Fingerprint:
+def fingerprint_of(pixels: np.ndarray, planes: Sequence[Plane] = ()) -> Fingerprint:
     """The fingerprint of pixels (C, *spatial), by their `planes` if these are known."""
     if not np.nanmin(pixels) < np.nanmax(pixels):
-        return Fingerprint(name)
+        return Fingerprint()
     digest = hashlib.sha256(repr(pixels.shape).encode())
     digest.update(np.ascontiguousarray(pixels).data)
     content = b""
     if min(pixels.shape[1:]) >= MIN_IMAGE_SIDE:
         planes = planes or planes_of(np.nan_to_num(pixels))  # of a missing contrast
         content = thumbnails(planes[MIDDLE_PLANE if len(planes) > 1 else 0])
-    return Fingerprint(name, digest.hexdigest(), content)
+    return Fingerprint(digest.hexdigest(), content)
 
 
 def fingerprint(record: Record, preparation: Preparation | None = None) -> Fingerprint:
@@ -91,7 +90,7 @@ def fingerprint(record: Record, preparation: Preparation | None = None) -> Finge
     """
 
     def read() -> list[str]:
-        one = fingerprint_of(record.key, record.read())
+        one = fingerprint_of(record.read())
         return [one.digest, one.thumbnails.hex()]
 
     if preparation is None or preparation.cache is None or not record.files:
@@ -99,15 +98,13 @@ def fingerprint(record: Record, preparation: Preparation | None = None) -> Finge
     else:
         digest, content = preparation.fact("fingerprint", [record], record.id, read)
         preparation.to_size(record)
-    return place_fingerprint(Fingerprint(record.key, digest, bytes.fromhex(content)), record)
+    return place_fingerprint(Fingerprint(digest, bytes.fromhex(content)), record)
 
 
 def place_fingerprint(fingerprint: Fingerprint, record: Record) -> Fingerprint:
-    """A fingerprint with the key, patient, stack and position of a record."""
+    """A fingerprint with the patient, stack and position of a record."""
     stack = record.domain, record.label
-    return replace(
-        fingerprint, name=record.key, subject=record.subject, stack=stack, position=record.position
-    )
+    return replace(fingerprint, subject=record.subject, stack=stack, position=record.position)
 
 
 def read_fingerprints(
@@ -123,7 +120,7 @@ def read_fingerprints(
         record = records[number]
         if record.id not in known:
             known[record.id] = fingerprint(record, preparation)
-    empty = Fingerprint("")
+    empty = Fingerprint()
     return [known.get(record.id) or place_fingerprint(empty, record) for record in records]
 
 
