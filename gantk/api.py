@@ -189,7 +189,8 @@ def _finish(begun: Training, say: Say) -> Run:
 
         if main:
             say_safely(f"report   {_write_report(folder)}")
-            _say_end(parts, folder, result_tone(scores.results) == "bad", say_safely)
+            may_help = result_tone(scores.results) == "bad" and begun.choice.is_late
+            _say_end(parts, folder, may_help, say_safely)
 
         parts.runtime.wait()
     return Run(folder.path)
@@ -206,9 +207,9 @@ def _scores_resumed(folder: RunFolder) -> Iterator[None]:
         raise Interrupted(f"{what} {again}") from None
 
 
-def _say_end(parts: Parts, folder: RunFolder, is_behind: bool, say: Say) -> None:
-    """Say what a finished run has used, and what can be done with it; a longer training, where it
-    `is_behind` its baseline.
+def _say_end(parts: Parts, folder: RunFolder, longer: bool, say: Say) -> None:
+    """Say what a finished run has used, and what can be done with it: a `longer` training, where that
+    may help.
     """
     from gantk.terminal import duration, say_next
 
@@ -219,7 +220,7 @@ def _say_end(parts: Parts, folder: RunFolder, is_behind: bool, say: Say) -> None
         if used.peak_memory_gib:
             line += f", {used.peak_memory_gib:.1f} GiB of memory"
         say(line)
-    if is_behind:
+    if longer:
         train = parts.model.train
         length = f"steps={2 * train.steps}" if train.steps else f"epochs={2 * (train.epochs or 1)}"
         say_next(f"gantk run {run}/recipe.toml --set train.{length}", say)

@@ -204,13 +204,16 @@ class Method(nn.Module):
         """Prepare a stage. gantk calls this before its first step, and after a resume inside it."""
 
     def translate(self, image: Tensor, to: str) -> Tensor:
-        """Translate images.
+        """Translate images, by default with the network `g_ab` to `b` and `g_ba` to `a`.
 
         Args:
             image: (N, C, *size) of the other domain, in network intensities.
             to: the target domain, "a" or "b".
         """
-        raise self._unable("translate", "an image-to-image method, such as cyclegan or dualgan")
+        network = self._generator_to(to)
+        if network is None:
+            raise self._unable("translate", "an image-to-image method, such as cyclegan or dualgan")
+        return network(image)
 
     def of_class(self, label: int) -> Self:
         """A view of this method, with the same weights, that translates images as those of one
@@ -299,11 +302,11 @@ class Method(nn.Module):
 
     def directions(self) -> list[str]:
         """The domains that `translate` can generate."""
-        return [
-            d
-            for d in ("b", "a")
-            if type(self).translate is not Method.translate and d in self.reads
-        ]
+        is_own = type(self).translate is not Method.translate
+        return [to for to in ("b", "a") if to in self.reads and (is_own or self._generator_to(to))]
+
+    def _generator_to(self, to: str) -> nn.Module | None:
+        return getattr(self, f"g_{OTHER.get(to)}{to}", None)
 
     def batched_forward(
         self, network: nn.Module, *inputs: Tensor | tuple[Tensor, ...], call: Callable | None = None

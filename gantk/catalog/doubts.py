@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 
 from gantk.catalog.catalog import Row
 from gantk.catalog.words import (
+    PLACE_OR_PERSON,
     are_channels,
     are_running_numbers,
     may_be_people_with_visits,
+    whole,
 )
 from gantk.plugin.layout import Layout
 
@@ -55,6 +57,11 @@ def doubt_about_names(
     names_have_contrasts = "{contrast}" in (of_names if rows[0].is_volume else layout.pattern)
     if not names_have_contrasts and are_channels([row.scan.name for row in rows]):
         return CHANNELS_WITHOUT_NAMES
+
+    for fields in fields_of:
+        said = fields.get("ab") or fields.get("class") or fields.get("contrast", "")
+        if whole(PLACE_OR_PERSON, said):
+            return f"'{said}' may be no kind or class of image, but where or of whom it is"
 
     numbers: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for row, fields in zip(rows, fields_of, strict=True):

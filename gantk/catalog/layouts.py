@@ -31,6 +31,7 @@ from gantk.catalog.doubts import CHANNELS_WITHOUT_NAMES, doubt_about_names, doub
 from gantk.catalog.words import (
     CLASS,
     PERSON,
+    PLACE,
     SERIES_WORDS,
     SITE,
     SLICE_WORDS,
@@ -58,7 +59,7 @@ LOOSE = {
     "ab": r"(?i:\w*[-_ ]?)(?:A|B)",
 }
 STRICT = LOOSE | {
-    "patient": rf"(?!(?i:{VISIT}|{SPLIT}|{SITE}|{CLASS}|slice[-_ ]?\d+|[AB])(?:/|$))[^/]+?",
+    "patient": rf"(?!(?i:{VISIT}|{SPLIT}|{PLACE}|{CLASS}|slice[-_ ]?\d+|[AB])(?:/|$))[^/]+?",
     "visit": rf"(?i:{VISIT})",
     "site": rf"(?i:{SITE})",
     "slice": rf"(?i:{'|'.join(SLICE_WORDS)}|s)?[-_ ]?\d+",

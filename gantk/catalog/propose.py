@@ -41,7 +41,7 @@ def propose(
     saying = [path for path in images if words.said(stem_of(path)) & {*contrasts}]
     lines = [reading.layout for reading in tried if reading.rows]
     for own in filter(None, (images, saying)):
-        lines += _lines_of(own, words)
+        lines += _lines_of(own, images, words)
     readings = [read_by(line, images, contrasts, words) for line in dict.fromkeys(lines)]
     # of two contrasts or more, all are there
     wanted = {*contrasts} if len(contrasts) > 1 else set()
@@ -69,14 +69,20 @@ def _worth(reading: Reading, images: int) -> float:
     return worth + 0.01 * reading.layout.count("{") - 0.001 * len(reading.layout)
 
 
-def _lines_of(images: Sequence[str], words: ContrastWords) -> Iterator[str]:
-    """Lines of the paths with most common number of folders."""
-    depth = mode(path.count("/") for path in images)
-    paths = [path for path in images if path.count("/") == depth]
+def _lines_of(own: Sequence[str], images: Sequence[str], words: ContrastWords) -> Iterator[str]:
+    """Lines of those of some images whose paths have the most common number of folders; a folder is
+    written as it is only where all `images` share it.
+    """
+    depth = mode(path.count("/") for path in own)
+    paths = [path for path in own if path.count("/") == depth]
     suffixes = {path[len(path) - len(suffix_of(path)) :] for path in paths}
     suffix = suffixes.pop() if len(suffixes) == 1 else ""
     parts = [path[: len(path) - len(suffix_of(path))].split("/") for path in paths]
-    shapes = [_shapes(column, words) for column in zip(*parts, strict=True)]
+    columns = [*zip(*parts, strict=True)]
+    for place, column in enumerate(columns[:-1]):
+        if len({*column}) == 1:  # of one patient, it may be
+            columns[place] = tuple(x.split("/")[place] for x in images if x.count("/") > place)
+    shapes = [_shapes(column, words) for column in columns]
     for shape in product(*shapes):
         for line in _lines_of_shape("/".join(shape), is_volume(paths[0])):
             # only the last contrast is a field: the file's own name decides

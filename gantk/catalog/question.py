@@ -8,6 +8,7 @@ import json
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 from gantk.catalog.catalog import Row
 from gantk.catalog.contrasts import ContrastWords
@@ -58,12 +59,13 @@ class LayoutQuestion(UserError):
             f" gantk data check {shlex.quote(folder)} --table scans.csv"
         )
 
-    def patients(self) -> dict[str, str]:
-        """Path below the folder -> patient, of the images of which all readings that know patients
-        say the same.
+    def known(self, cell: Literal["subject", "contrast"]) -> dict[str, str]:
+        """Path below the folder -> patient or contrast, of the images of which all readings that know
+        these say the same.
         """
         read = ((*each.rows, *each.others) for each in self.readings)
-        said = [{(row.scan.name, row.subject) for row in rows if row.subject} for rows in read]
+        cells = ({(row.scan.name, getattr(row, cell)) for row in rows} for rows in read)
+        said = [{each for each in own if each[1]} for own in cells]
         return dict(set.intersection(*filter(None, said))) if any(said) else {}
 
     def answer(self, choice: str) -> list[str]:

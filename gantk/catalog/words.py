@@ -26,6 +26,12 @@ PERSON = (
     r"|BraTS-[a-z]+-\d{5}|TCGA-\w\w-\w{4})"
 )
 SITE = r"(?:site|cent(?:er|re)|hospital|fold)[-_ ]?(?:\d+|[a-z])"
+# where images are from, which is no patient
+PLACE = rf"(?:{SITE}|(?:clinic|institut(?:e|ion)|scanner|vendor)[-_ ]?(?:\d+|[a-z]))"
+# where or of whom they are, by a letter that is no domain
+PLACE_OR_PERSON = (
+    rf"(?:{PLACE}|(?:patient|pat|subject|sub|case|session|visit|reader|rater|observer)[-_ ]?[a-z])"
+)
 SPLIT = (
     r"(?:images(?=t[rs]|va))?"
     r"(?:training(?:data)?|train|testing(?:data)?|test|validation|valid|val|dev|tr|ts)"

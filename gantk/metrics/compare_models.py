@@ -49,8 +49,8 @@ from gantk.metrics.compare_folders import (
 from gantk.metrics.comparing import Comparison, SystemTest, add_tests, compare_systems
 from gantk.metrics.judging import pair_verdict
 from gantk.metrics.names import (
-    BASELINES,
     LESION_CONTRAST,
+    baseline_words,
     join_words,
     name_systems,
     short_metric_name,
@@ -90,8 +90,8 @@ RELEASED_AGAIN = (
     " other names"
 )
 # baselines, which any model must beat: they are scored too
-INPUT = BASELINES["identity"][0]
-MAP = BASELINES["intensity_map"][0]
+INPUT = "identity"
+MAP = "intensity_map"
 TRUTH = "truth"  # the real images among the pictures of systems
 MAX_SHOWN_IMAGES = 4
 OF_TESTS = ("ahead by", "p, corrected")
@@ -418,8 +418,8 @@ def _say_tests(compared: Comparison, means: Means, units: Units, say: Say) -> No
         above = direction
         name = ", ".join(filter(None, (short_metric_name(metric), unit)))
         values = [number_text(score.value, score.decimals) for score in of_systems.values()]
-        rows.append((title, name, *values, leader, by, p))
-    heads = ("direction", "score", *means, "best", *OF_TESTS)
+        rows.append((title, name, *values, _in_words(leader), by, p))
+    heads = ("direction", "score", *map(_in_words, means), "best", *OF_TESTS)
     table = pd.DataFrame(rows, columns=heads)
     table = table.drop(columns=[name for name in OF_TESTS if (table[name] == NO_VALUE).all()])
     say(TextTable(tuple(table), table.to_numpy().tolist()))
@@ -427,6 +427,10 @@ def _say_tests(compared: Comparison, means: Means, units: Units, say: Say) -> No
         say(with_label("note", OF_ONE_SCORE.format(len(compared.tests))))
     if any(metric == "lesion_contrast" for _, metric in units):
         say(with_label("note", ": ".join(LESION_CONTRAST)))
+
+
+def _in_words(system: str) -> str:
+    return baseline_words(system) if system in (INPUT, MAP) else system
 
 
 def _say_results(results: Mapping[str, Results], warnings: Sequence[str], say: Say) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +26,7 @@ from gantk.metrics.names import (
 )
 from gantk.metrics.verdict import (
     BEST_BASELINE,
+    SHORT_WORDS,
     TONES,
     Tone,
     deciding_p,
@@ -121,7 +122,7 @@ def _row(results: Results, key: str, metric: str, score: Score) -> Row:
         rival.text(places) if rival else NO_VALUE,
         baseline_words(best) if best else "",
         tone_of(verdict),
-        verdict_words(verdict, baseline_words(best) if key in FROM_NOISE else BEST_BASELINE),
+        SHORT_WORDS[tone_of(verdict)],
         difference,
         difference_interval,
         "" if ceiling.value is None else ceiling.text(places),
@@ -170,20 +171,26 @@ def main_rows(results: Results) -> list[Row]:
 
 
 def result_sentence(results: Results, *, unseen: bool = True) -> str:
-    """The result in one sentence that needs no knowledge of the scores: of each direction the first of
-    its scores with the worst verdict, directions that are behind first; "" where nothing was compared.
-    `unseen`: False where patients were allowed on both sides of the split.
+    """The result in one sentence that needs no knowledge of the scores: the first score of each
+    direction, directions that are behind first; then where other scores are behind. "" where nothing
+    was compared. `unseen`: False where patients were allowed on both sides of the split.
     """
     if not results.metrics and results.model_fields_set:
         return NO_SCORES
-    rows = _judged_rows(results)
-    if not rows:
+    first, behind = _judged_rows(results)
+    if not first:
         return ""
 
-    beside_real = [row for row in rows if row.key in FROM_NOISE and row.ceiling]
-    others = [row for row in rows if row not in beside_real]
-    clauses = [*_verdicts_in_words(results, others)]
-    clauses += [_beside_real_images(results, row.key) for row in beside_real]
+    beside_real = [row for row in first if row.key in FROM_NOISE and row.ceiling]
+    told = [row.key for row in beside_real]
+    clauses = [*_verdicts_in_words(results, [row for row in first if row.key not in told])]
+    clauses += [_beside_real_images(results, key) for key in told]
+    by_score = defaultdict(list)
+    for row in behind:
+        if row.key not in told:
+            by_score[row.name].append(replace(row, name=""))  # which is said once
+    for name, own in by_score.items():
+        clauses += [f"by {name}, {clause}" for clause in _verdicts_in_words(results, own)]
     return f"{_tested_on(results, unseen)} {'; '.join(clauses)}."
 
 
@@ -212,13 +219,15 @@ def _verdicts_in_words(results: Results, rows: Sequence[Row]) -> Iterator[str]:
         figures: dict[str, list[str]] = defaultdict(list)
         for row in own:
             gain = f"{row.name} {row.difference} {row.difference_interval}"
-            figures[row.direction].append(gain.rstrip())
+            figures[row.direction].append(gain.strip())
         subject = f"{join_words([*figures])} {'is' if len(figures) == 1 else 'are'}"
         texts = [", ".join(gains) for gains in figures.values()]
         if directions > MAX_NAMED_DIRECTIONS:
             subject = "the model is"
             counts = Counter(row.name for row in own)
-            texts = [f"{name} in {n} of {directions} directions" for name, n in counts.items()]
+            texts = [
+                f"{name} in {n} of {directions} directions".strip() for name, n in counts.items()
+            ]
         if rival == BEST_BASELINE:
             names = [*dict.fromkeys(row.baseline_name for row in own)]
             rival += f"{'s' if len(names) > 1 else ''}, {join_words(names)}"
@@ -227,15 +236,17 @@ def _verdicts_in_words(results: Results, rows: Sequence[Row]) -> Iterator[str]:
         yield f"{subject} {worst}"
 
 
-def _judged_rows(results: Results) -> list[Row]:
-    """The row of each direction that the result speaks of: of those that were compared the first with
-    the worst verdict; directions with the worst verdicts first.
+def _judged_rows(results: Results) -> tuple[list[Row], list[Row]]:
+    """The rows that the result speaks of: the first of each direction that was compared, the worst
+    verdicts first; and of directions that lead in it, the first row that is behind.
     """
-    first: dict[str, Row] = {}
     rows = [row for row in returned_rows(results) if row.tone]
-    for row in sorted(rows, key=lambda row: TONES.index(row.tone)):
-        first.setdefault(row.key, row)
-    return [*first.values()]
+    first: dict[str, Row] = {}
+    behind: dict[str, Row] = {}
+    for row in rows:
+        if first.setdefault(row.key, row).tone != "bad" == row.tone:
+            behind.setdefault(row.key, row)
+    return sorted(first.values(), key=lambda row: TONES.index(row.tone)), [*behind.values()]
 
 
 def returned_rows(results: Results) -> list[Row]:
@@ -251,8 +262,9 @@ def returned_rows(results: Results) -> list[Row]:
 
 
 def result_tone(results: Results) -> Tone:
-    """The tone of `result_sentence`: that of the worst score. To be better than noise is not good."""
-    rows = _judged_rows(results)
+    """The tone of `result_sentence`: the worst of what it says. To be better than noise is not good."""
+    first, behind = _judged_rows(results)
+    rows = [*first, *behind]
     tones: list[Tone] = [row.tone for row in rows]
     tones += ["near" for row in rows if row.key in FROM_NOISE]
     return min(tones, key=TONES.index, default="")

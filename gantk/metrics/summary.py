@@ -30,7 +30,7 @@ from gantk.metrics.rows import (
     returned_rows,
 )
 from gantk.metrics.table import table_of
-from gantk.metrics.verdict import SHORT_WORDS, Tone
+from gantk.metrics.verdict import Tone
 from gantk.runs.results import NO_VALUE, Results, Score
 from gantk.terminal import LINE_WIDTH, TextTable
 
@@ -96,7 +96,6 @@ def _table(rows: Sequence[Row]) -> Iterator[str]:
         title = row.direction
         row.direction = "" if title == above else title
         above = title
-        row.verdict = SHORT_WORDS[row.tone]
         row.value, _, unit = row.value.partition(" of ")  # "0.13 of range 2"
         row.baseline = row.baseline.partition(" of ")[0]
         row.name = f"{row.name}, {unit}" if unit else row.name

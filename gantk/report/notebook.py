@@ -52,7 +52,7 @@ class Run(RunFolder):
         from gantk.report.build import HERE, templates
         from gantk.report.patients.section import shown_patients
         from gantk.report.run_record import RunRecord
-        from gantk.report.summary import typical_images
+        from gantk.report.summary import summarise, typical_images
 
         record = RunRecord(self.path)
         rows = score_rows(record.results)
@@ -65,6 +65,7 @@ class Run(RunFolder):
             .get_template("notebook.html.j2")
             .render(
                 name=repr(self),
+                result=summarise(record)["sentence"],
                 heads=columns,
                 rows=[[getattr(row, column) for column in columns.values()] for row in rows],
                 figures=typical_images(record, shown_patients(record)),

@@ -75,9 +75,9 @@ def summary_csv(summary: pd.DataFrame, caution: str) -> str:
     table = pd.DataFrame(
         {
             "direction": summary.direction.str.replace(ARROW, " -> "),
-            "region": summary.section,
             "system": summary.system,
-            "score": summary.metric,
+            "metric": summary.metric,
+            "region": [region_of(metric) or "whole" for metric in summary.metric],
             "unit": [score.unit for score in summary.score],
             "value": [score.value for score in summary.score],
         }

@@ -33,6 +33,7 @@ Curves = dict[str, list[float]]
 # part of a file name: no path separators
 Part = Annotated[str, Field(pattern=r"^[^/\\\x00]{1,200}$")]
 NO_VALUE = "-"
+LATE = 0.75  # of a training: where its best checkpoint is later, it may still improve
 SMALLEST_FIXED = 1e-4  # smaller values are written with an exponent
 
 
@@ -418,6 +419,12 @@ class Choice(Table):
             return max(row.step for row in self.table)
         best = (max if self.higher_is_better else min)(scores.values())
         return min(step for step, score in scores.items() if score == best)
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the best checkpoint is of the last quarter of the training, or none was scored."""
+        newest = max((row.step for row in self.table), default=0)
+        return not self.scores or (self.step or 0) > LATE * newest
 
     @property
     def scores(self) -> dict[int, float]:

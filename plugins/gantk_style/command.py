@@ -36,8 +36,6 @@ from gantk.terminal import Command, device_option, overwrite_option
     type=click.Choice(["pretrained", "random"]),
     help="Weights of VGG19. Default: pretrained.",
 )
-@click.option("--gray", is_flag=True, help="Convert colour images to gray first.")
-@click.option("--losses", metavar="FILE", help="Write the losses of all steps to this JSON file.")
 @overwrite_option
 @device_option
 def stylize(content, style, out, **options) -> None:

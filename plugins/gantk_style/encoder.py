@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from gantk import timm_model
-from gantk.errors import UserError, did_you_mean
+from gantk.errors import UserError
 
 VGG = "vgg19.tv_in1k"
 # convolutions between poolings (Simonyan and Zisserman 2015, table 1, column E)
@@ -20,6 +21,7 @@ LAYERS = tuple(
     for block, count in enumerate(BLOCKS, 1)
     for number in range(1, count + 1)
 )
+Layers = Annotated[tuple[Literal[LAYERS], ...], Field(min_length=1)]
 # ImageNet's, for each colour, in [0, 1]
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
@@ -32,10 +34,11 @@ class VGG19(nn.Module):
     `layers`: (N, channels, *size / 2^(block - 1)). Gray is copied to all three colours. A volume
     (N, C, D, H, W) is processed slice by slice, and its maps keep D. Layers after the deepest one
     needed are not run. Poolings average, as in Gatys et al. (2016, section 2), which gives smoother
-    images when pixels are optimised through the network.
+    images when pixels are optimised through the network. UserError for images that are too small
+    or have other channels.
 
     Args:
-        layers: names of the maps; UserError for a name that VGG19 does not have.
+        layers: names of the maps.
         weights: "pretrained" on ImageNet, or "random", drawn from `seed`: random filters capture
           style too, coarsely.
         range: network intensities of black and white.
@@ -50,18 +53,6 @@ class VGG19(nn.Module):
         range: tuple[float, float] = (-1.0, 1.0),
     ):
         super().__init__()
-        for layer in layers:
-            if layer not in LAYERS:
-                remedy = did_you_mean(layer, LAYERS)
-                raise UserError(
-                    f"VGG19 has no layer '{layer}'",
-                    allowed=f"{LAYERS[0]} to {LAYERS[-1]}",
-                    remedy=remedy,
-                )
-
-        if not layers:
-            raise UserError("the style transfer uses no layer of VGG19", allowed=LAYERS)
-
         self.layers = tuple(layers)
         self.range = range
         depth = max(map(LAYERS.index, layers)) + 1
@@ -80,6 +71,8 @@ class VGG19(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """The feature maps in the order of `layers`."""
+        check_colours(image.shape[1])
+        self.check_size(tuple(image.shape[2:]))
         slices = image.transpose(1, 2).flatten(0, 1) if image.ndim == 5 else image
         low, high = self.range
         maps = ((slices - low) / (high - low) - self.mean) / self.deviation
@@ -109,13 +102,13 @@ class VGG19(nn.Module):
             raise UserError(what, allowed=f"{least} or more pixels on each side", remedy=remedy)
 
 
-def check_colours(channels: int, what: str, where: str) -> None:
+def check_colours(channels: int) -> None:
     """Raise UserError where `channels` is neither 1 (gray) nor 3 (RGB): VGG19 was trained on
     photographs.
     """
     if channels not in (1, 3):
-        said = f"VGG19 takes gray or RGB images, but {what} has {channels} channels"
-        raise UserError(said, where=where, allowed="1, 3")
+        what = f"VGG19 takes gray or RGB images, but an image has {channels} channels"
+        raise UserError(what, allowed="1, 3")
 
 
 @lru_cache(maxsize=1)

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from gantk.errors import UserError
 from gantk.method import Batch, Geometry, Losses, Method, Phase, Stage
 from gantk.plugin.spec import Count
-from gantk_style.encoder import VGG19
+from gantk_style.encoder import VGG19, check_colours
 from gantk_style.lbfgs import ImageLBFGS
 from gantk_style.objective import DEFAULTS, Objective, StyleOptions
-from gantk_style.transfer import bounds, check_channels, transfer
+from gantk_style.transfer import bounds, transfer
 
 
 class Canvas(nn.Module):
@@ -54,9 +54,10 @@ class Style(Method):
         # in a list, so that its 80 MB are not in the state_dict
         self._frozen = [how.encoder(geometry.range)]
         channels = geometry.channels
+        for count in channels.values():
+            check_colours(count)
         self.register_buffer("contents", torch.zeros(images, channels["a"], *geometry.size))
         self.register_buffer("styles", torch.zeros(images, channels["b"], *geometry.size))
-        check_channels(self.contents, self.styles)
         self.canvas = Canvas(torch.zeros_like(self.contents), self._frozen[0])
         self.register_buffer("placed", torch.zeros(()))  # 1 once contents and styles are stored
 
@@ -97,4 +98,4 @@ class Style(Method):
         if image.is_meta or not bool(self.placed):
             return image.clone()
         steps = self.translate_steps
-        return transfer(image, self.styles, encoder=self._frozen[0], how=self.how, steps=steps)[0]
+        return transfer(image, self.styles, encoder=self._frozen[0], how=self.how, steps=steps)

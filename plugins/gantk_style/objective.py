@@ -11,21 +11,21 @@ from pydantic import Field
 from torch import Tensor
 
 from gantk.errors import UserError
-from gantk.plugin.spec import FeatureMapLoss, Seed, Weight, bind
-from gantk_style.encoder import VGG19
+from gantk.plugin.spec import Count, FeatureMapLoss, Seed, Weight, bind
+from gantk_style.encoder import VGG19, Layers
 
 Sigma = Annotated[float, Field(ge=0, le=64)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StyleOptions:
     """Options shared by the method, the post-step and the command."""
 
     # weights of VGG19; "random" needs no download
     weights: Literal["pretrained", "random"] = "pretrained"
-    content_layers: tuple[str, ...] = ("conv4_2",)  # layers of the content loss: conv1_1 to conv5_4
+    content_layers: Layers = ("conv4_2",)  # layers of the content loss: conv1_1 to conv5_4
     # layers of the style loss
-    style_layers: tuple[str, ...] = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
+    style_layers: Layers = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
     content_weight: Weight = 1.0  # weight of the content loss; the loss is 1 where all maps are 0
     # weight of the style loss; "gram" is 1 where all Gram matrices are 0
     style_weight: Weight = 100.0
@@ -58,6 +58,17 @@ class StyleOptions:
 
 
 DEFAULTS = StyleOptions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaintOptions(StyleOptions):
+    """Options of the post-step and the command."""
+
+    steps: Count = 100  # optimizer steps of each batch
+    batch: Count = 16  # images that are optimised at once
+
+
+PAINT_DEFAULTS = PaintOptions()
 
 
 class Objective:

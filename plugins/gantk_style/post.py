@@ -18,7 +18,7 @@ from gantk.plugin.spec import Count
 from gantk.prepare.module import size_image
 from gantk.runs.trained import Examples
 from gantk_style.curves import LossCurves
-from gantk_style.objective import DEFAULTS, StyleOptions
+from gantk_style.objective import PAINT_DEFAULTS, PaintOptions
 from gantk_style.transfer import transfer
 
 
@@ -44,15 +44,11 @@ class StylePost:
         image: str = "",  # file of the other image; "": real images of the run
         role: Literal["content", "style"] = "content",  # role of the generated image
         styles: Count = 4,  # number of training images whose styles are averaged (role = "content")
-        how: StyleOptions = DEFAULTS,
-        steps: Count = 100,  # optimizer steps of each batch
-        batch: Count = 16,  # images that are optimised at once
+        how: PaintOptions = PAINT_DEFAULTS,
     ):
         self.role = role
         self.styles = styles
-        self.batch = batch
         self.how = how
-        self.steps = steps
         self.other = _file(image, dims, range) if image else None
         self.encoder = how.encoder(range)
         self._curves: LossCurves | None = None  # of the last call
@@ -80,23 +76,19 @@ class StylePost:
 
         self._curves = curves = LossCurves()
         done = []
-        for first in range(0, len(images), self.batch):
-            made = images[first : first + self.batch]
+        batch = self.how.batch
+        for first in range(0, len(images), batch):
+            made = images[first : first + batch]
             if shared:
                 content = made
                 style = others
             else:
-                content = others[first : first + self.batch]
+                content = others[first : first + batch]
                 style = made
-            done.append(self.paint(content, style, shared=shared, watch=curves.watch)[0])
+            options = {"encoder": self.encoder, "how": self.how, "steps": self.how.steps}
+            done.append(transfer(content, style, **options, shared=shared, watch=curves.watch))
 
         return torch.cat(done)
-
-    def paint(self, content: Tensor, style: Tensor, **more: Any) -> tuple[Tensor, Tensor]:
-        """`gantk_style.transfer.transfer` with this step's options."""
-        return transfer(
-            content, style, encoder=self.encoder, how=self.how, steps=self.steps, **more
-        )
 
 
 def _file(path: str, dims: int, range: tuple[float, float]) -> np.ndarray:

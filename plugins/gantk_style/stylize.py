@@ -4,9 +4,8 @@ intensities, on its grid.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,21 +14,19 @@ import numpy as np
 import torch
 
 from gantk.errors import UserError
-from gantk.files import expect_file, write_output
+from gantk.files import expect_file
 from gantk.formats.files import expect_file_of, read, write
-from gantk.formats.image import Image, in_channels
 from gantk.machine.runtime import start
-from gantk.plugin.spec import bind, options_model
+from gantk.plugin.spec import check, options_model
 from gantk.prepare.module import size_image
 from gantk.progress import Work
 from gantk.recipe.load import Recipe, load_recipe
 from gantk.terminal import Say
 from gantk_style.curves import LossCurves
-from gantk_style.encoder import check_colours
-from gantk_style.post import StylePost, network_values
+from gantk_style.objective import PaintOptions
+from gantk_style.post import network_values
+from gantk_style.transfer import transfer
 
-# options of the post-step that do not apply to two files
-OF_GENERATORS = ("image", "role", "styles")
 RANGE = (-1.0, 1.0)
 
 
@@ -43,8 +40,6 @@ def stylize(
     set: Iterable[str] = (),
     steps: int | None = None,
     weights: str | None = None,
-    gray: bool = False,
-    losses: str | Path | None = None,
     overwrite: bool = False,
     device: str | None = None,
     say: Say = print,
@@ -60,10 +55,8 @@ def stylize(
         recipe: take the options of this recipe's method "style", or of its first `[[post]]` step
           "style".
         profile: a profile of that recipe.
-        set: `option=value` overrides; `gantk show post style` lists the options.
+        set: `option=value` overrides, those of PaintOptions.
         steps, weights: shorthands for the options of these names.
-        gray: turn colour images to gray first, so that a gray and a colour image can be combined.
-        losses: a JSON file to write the content and style losses of all steps to.
         overwrite: whether to replace files that gantk did not write, or that were changed since.
         say: called with each line of text.
 
@@ -73,42 +66,25 @@ def stylize(
     content, style, out = map(Path, (content, style, out))
     options = _of_recipe(recipe, profile) if recipe is not None else {}
     options |= Recipe({}).override(set).tables
-    for name in OF_GENERATORS:
-        if name in options:
-            raise UserError(
-                f"the option '{name}' is only for the post-step on generated images",
-                where=f"--set {name}",
-                remedy="leave it out",
-            )
-
     given = {"steps": steps, "weights": weights}
     options |= {name: value for name, value in given.items() if value is not None}
-    _expect_another(out, content, style)
+    how = PaintOptions(**dict(check(options_model(PaintOptions), options, "gantk stylize")))
     expect_file_of(content, out, "", "OUT")
     expect_file(out, "OUT", overwrite=overwrite)
-    if losses is not None:
-        expect_file(losses, "--losses", overwrite=overwrite)
-    known = _read(content, gray)
-    example = _read(style, gray)
-    if known.channels != example.channels:
-        names = {1: "gray", 3: "in colour"}
-        what = f"'{content}' is {names[known.channels]} and '{style}' is {names[example.channels]}"
-        raise UserError(what, where="STYLE", remedy="add --gray to convert both to gray")
-
-    post = bind("post", {"name": "style"} | options)(2, RANGE)
+    known = read(content)
     pixels, mapping = network_values(known.pixels, content, RANGE)
     slices = _stack(pixels)
-    styles = _stack(network_values(example.pixels, style, RANGE)[0])
+    styles = _stack(network_values(read(style).pixels, style, RANGE)[0])
     size = slices.shape[2:]
     if styles.shape[2:] != size:
         other, own = (" x ".join(map(str, sides)) for sides in (styles.shape[2:], size))
         say(f"note     the style is resized from {other} to the content's {own}")
 
-    if post.note:
-        say(f"note     {post.note}")
+    if how.note:
+        say(f"note     {how.note}")
 
     curves = LossCurves()
-    painted = _paint(post, slices, styles, start(device).device, curves)
+    painted = _paint(how, slices, styles, start(device).device, curves)
     last = (f"{name} {means[-1]:.4g}" for name, means in curves.means().items())
     say(f"losses   {', '.join(last)}")
     native = mapping.inverse(painted.swapaxes(0, 1) if known.dims > 2 else painted[0])
@@ -117,15 +93,12 @@ def stylize(
         native = np.rint(native)
 
     write(out, replace(known, pixels=native), overwrite=overwrite)
-    if losses is not None:
-        write_output(Path(losses), json.dumps(curves.record(), indent=1).encode())
-
     say(f"written  {out}")
     return out
 
 
 def _paint(
-    post: StylePost,
+    how: PaintOptions,
     slices: np.ndarray,
     styles: np.ndarray,
     device: torch.device,
@@ -135,12 +108,14 @@ def _paint(
     unchanged. Adds the losses to `curves`.
     """
     painted = slices.copy()
+    encoder = how.encoder(RANGE)
     count = len(slices)
     contrasted = [k for k in range(count) if slices[k].min() < slices[k].max()]
-    firsts = range(0, len(contrasted), post.batch)
-    with Work("style", post.steps * len(firsts), "step") as work:
+    firsts = range(0, len(contrasted), how.batch)
+    options = {"encoder": encoder, "how": how, "steps": how.steps, "shared": False}
+    with Work("style", how.steps * len(firsts), "step") as work:
         for first in firsts:
-            chosen = contrasted[first : first + post.batch]
+            chosen = contrasted[first : first + how.batch]
             heights = [(2 * k + 1) * len(styles) // (2 * count) for k in chosen]
             examples = np.stack(
                 [size_image(styles[k], slices.shape[2:], "resize") for k in heights]
@@ -149,7 +124,7 @@ def _paint(
                 work.what = f"slices {chosen[0] + 1} to {chosen[-1] + 1} of {count}"
             watch = partial(_watch, work, work.done, curves)
             batch = (torch.from_numpy(each).to(device) for each in (slices[chosen], examples))
-            painted[chosen] = post.paint(*batch, shared=False, watch=watch)[0].cpu().numpy()
+            painted[chosen] = transfer(*batch, **options, watch=watch).cpu().numpy()
 
     return painted
 
@@ -179,22 +154,8 @@ def _of_recipe(recipe: str | Path | Mapping[str, Any], profile: str | None) -> d
 
     options = found[0]
     options["steps"] = options.pop("translate_steps", options.get("steps"))
-    names = set(options_model(StylePost).model_fields).difference(OF_GENERATORS)
+    names = {field.name for field in fields(PaintOptions)}
     return {name: value for name, value in options.items() if name in names}
-
-
-def _expect_another(out: Path, content: Path, style: Path) -> None:
-    """UserError where the result would replace an image that it is made of."""
-    for name, path in (("CONTENT", content), ("STYLE", style)):
-        if out.exists() and path.exists() and out.samefile(path):
-            raise UserError(f"OUT is {name} itself", where=str(out), remedy="name another file")
-
-
-def _read(path: Path, gray: bool) -> Image:
-    """Read an image file; with `gray`, turn colour to its brightness."""
-    image = read(path)
-    check_colours(image.channels, f"'{path}'", str(path))
-    return replace(image, pixels=in_channels(image.pixels, 1)) if gray else image
 
 
 def _watch(

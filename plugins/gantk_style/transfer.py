@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import count
 
 import torch
 from torch import Tensor, nn
 
-from gantk.errors import UserError
 from gantk.losses.structure import gaussian_blur
-from gantk_style.encoder import VGG19, check_colours
+from gantk_style.encoder import VGG19
 from gantk_style.lbfgs import ImageLBFGS
 from gantk_style.objective import Objective, StyleOptions
 
@@ -28,9 +28,8 @@ def transfer(
     steps: int = 100,
     shared: bool = True,
     watch: Watch | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Optimise images to have the content of `content` and the style of `style`; returns them and
-    the objectives.
+) -> Tensor:
+    """Optimise images to have the content of `content` and the style of `style`; returns them.
 
     The images of a batch are optimised independently of each other. The best image of all steps is
     returned, so never one worse than the start. Values stay between black and white, or within the
@@ -39,42 +38,22 @@ def transfer(
     Args:
         content: (N, C, *size) in network intensities, gray or RGB; volumes are processed slice by
           slice.
-        style: (M, C, *size), of any size: one style, the mean of the Gram matrices of all. Not
-            `shared`: a style for
-            each content, M = N.
+        style: (M, C, *size), gray or RGB, of any size: one style, the mean of the Gram matrices of
+            all. Not `shared`: a style for each content, M = N.
         encoder: the result of `how.encoder`.
         how: options.
         watch: called before every step and after the last.
 
-    Returns the images, like `content`, and the objective (steps + 1, N) from before the first step
-    to after the last, without smoothing. UserError where channels or sizes do not fit.
+    UserError where channels or sizes do not fit.
     """
     if content.is_meta:  # the caller needs only shapes
-        return torch.empty_like(content), content.new_empty(steps + 1, len(content))
+        return torch.empty_like(content)
 
     start, painted = (image.detach().float() for image in (content, style))
-    check_channels(start, painted)
-    for name, image in (("content", start), ("style", painted)):
-        try:
-            encoder.check_size(tuple(image.shape[2:]))
-        except UserError as error:
-            raise error.at(name) from None
-
     objective = Objective(start, painted, encoder.to(content.device), how, shared=shared)
     canvas = nn.Parameter(start.clone(memory_format=torch.contiguous_format))
-    best, history = _descend(canvas, objective, bounds(start, encoder.range), steps, watch)
-    return smooth_edges(best.to(content.dtype), how.smooth), history
-
-
-def check_channels(content: Tensor, style: Tensor) -> None:
-    """Raise UserError where an image is neither gray nor RGB, or one is gray and the other RGB."""
-    for name, image in (("content", content), ("style", style)):
-        check_colours(image.shape[1], f"the {name}", name)
-
-    if style.shape[1] != content.shape[1]:
-        names = {1: "gray", 3: "RGB"}
-        what = f"the content is {names[content.shape[1]]} and the style is {names[style.shape[1]]}"
-        raise UserError(what, where="style", remedy="use images of one kind, or data.channels = 1")
+    best = _descend(canvas, objective, bounds(start, encoder.range), steps, watch)
+    return smooth_edges(best.to(content.dtype), how.smooth)
 
 
 def bounds(content: Tensor, limits: tuple[float, float]) -> tuple[Tensor, Tensor]:
@@ -93,10 +72,10 @@ def _descend(
     limits: tuple[Tensor, Tensor],
     steps: int,
     watch: Watch | None,
-) -> tuple[Tensor, Tensor]:
-    """Run the optimiser; returns each image's best state and the objective (steps + 1, N)."""
+) -> Tensor:
+    """Run the optimiser; returns each image's best state."""
     rule = ImageLBFGS([canvas])
-    history = []
+    done = count()
     best = canvas.detach().clone()
     lowest = torch.tensor(math.inf, device=canvas.device)
 
@@ -111,9 +90,9 @@ def _descend(
         better = (now < lowest).view(-1, *[1] * (canvas.ndim - 1))
         best = torch.where(better, canvas.detach(), best)
         lowest = torch.minimum(now, lowest)
-        history.append(now)
+        step = next(done)
         if watch is not None:
-            watch(len(history) - 1, {name: loss.detach() for name, loss in losses.items()})
+            watch(step, {name: loss.detach() for name, loss in losses.items()})
 
         return now.sum()
 
@@ -124,7 +103,7 @@ def _descend(
             canvas.clamp_(*limits)
 
     closure()
-    return best, torch.stack(history)
+    return best
 
 
 # ---- edges

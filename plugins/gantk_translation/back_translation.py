@@ -94,10 +94,6 @@ class BackTranslation(Method):
 
         return made
 
-    def translate(self, image: Tensor, to: str) -> Tensor:
-        """Translate images of `a` to `b`, or of `b` to `a`."""
-        return self.g_ab(image) if to == "b" else self.g_ba(image)
-
 
 def match_histogram(image: Tensor, real: Tensor, air: float) -> Tensor:
     """Match the histogram of each image's channels to those of the real image; pixels up to `air`

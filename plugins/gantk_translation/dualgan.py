@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from gantk.method import Geometry
 from gantk.plugin.spec import AdversarialLoss, Discriminator, Generator, Number, Weight
-from gantk_translation.two_way import PUBLISHED_TWO_WAY, CycleMethod, TwoWayOptions
+from gantk_translation.additions import PUBLISHED_TWO_WAY, TwoWayOptions
+from gantk_translation.cyclegan import CycleGAN
 
 
-class DualGAN(CycleMethod):
+class DualGAN(CycleGAN):
     """Unpaired two-way translation by dual learning: adversarial + L1 reconstruction losses in both
     directions (Yi et al. 2017).
 

@@ -476,6 +476,23 @@ def test_no_proposal_takes_the_number_of_a_slice_for_a_patient(tmp_path):
     assert patients == [6] * len(patients)
 
 
+@pytest.mark.parametrize("place", ["site", "center_", "hospital", "scanner", "Patient "])
+@pytest.mark.parametrize("suffix", [".png", ".nii.gz"])
+def test_a_letter_of_a_site_or_patient_is_no_domain(tmp_path, place, suffix):
+    paths = [f"{place}{letter}/{n:03d}{suffix}" for letter in "AB" for n in range(3)]
+    with pytest.raises(LayoutQuestion):
+        read(tmp_path, paths, ("A", "B"))
+
+
+def test_no_proposal_names_the_folder_of_one_patient(tmp_path):
+    paths = [f"HG{n:04d}/scan_{n}.nii.gz" for n in range(1, 5)]
+    tumour = ["HG0001/T1_tumour.nii.gz", "HG0001/T2_tumour.nii.gz"]
+    with pytest.raises(LayoutQuestion) as raised:
+        read(tmp_path, [*paths, *tumour], ("T1", "T2"))
+    assert raised.value.readings
+    assert not any("HG" in reading.layout for reading in raised.value.readings)
+
+
 @pytest.mark.parametrize("stray", STRAYS)
 @pytest.mark.parametrize("name", TREES)
 def test_a_stray_file_never_changes_a_table_in_silence(tmp_path, name, stray):

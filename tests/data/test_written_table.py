@@ -117,13 +117,27 @@ def test_patients_of_a_question_are_cells_where_none_differs(tmp_path, names, op
     found = check(root, table=tmp_path / "t.csv")
 
     assert f"{len(names)} rows" in found["summary"]["table"]
-    assert [each["remedy"] for each in found["problems"]] == ["Complete the table"]
+    (remedy,) = [each["remedy"] for each in found["problems"]]
+    assert remedy == "Complete the table: cells in which these lines differ are empty"
     rows = rows_of(tmp_path / "t.csv")
     assert len(rows) == len(names)
     used = [row for row in rows if row["split"] != "none"]
     without_patient = {row["path"] for row in used if not row["patient"]}
     assert without_patient == {f"scans/{name}" for name in names if re.search(open_rows, name)}
     assert not {row["domain"] for row in used} - {"T1", "T2", ""}
+
+
+@pytest.mark.parametrize(
+    ("names", "stray"),
+    [
+        ([f"p{n}/{k}.nii.gz" for n in range(4) for k in ("T1", "T2")], "p0/T1_tumour.nii.gz"),
+        ([f"{k}/case{n}.nii.gz" for n in range(4) for k in ("T1", "T2")], "T1/x_T2.nii.gz"),
+    ],
+)
+def test_a_doubtful_file_alone_has_no_domain_in_the_table(tmp_path, names, stray):
+    check(grown(tmp_path / "scans", [*names, stray]), table=tmp_path / "t.csv")
+    rows = rows_of(tmp_path / "t.csv")
+    assert {row["path"] for row in rows if not row["domain"]} == {f"scans/{stray}"}
 
 
 def test_halves_of_pictures_are_not_written_as_whole_ones(tmp_path):

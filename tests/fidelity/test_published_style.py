@@ -161,7 +161,7 @@ def test_the_real_image_is_content_the_generated_one_style(name):
 
     def paint(content, style, *, steps, shared, **more):
         shown.append((float(content.mean()), float(style.mean()), shared, steps))
-        return content, None
+        return content
 
     with mock.patch("gantk_style.post.transfer", paint):
         post(made, SimpleNamespace(real=lambda n: real[:n]))
@@ -171,14 +171,14 @@ def test_the_real_image_is_content_the_generated_one_style(name):
 
 def test_every_real_image_meets_a_synthesized_one_of_its_own():
     post = post_of("dcgan_tumour_style")
-    post.batch = 2
+    post.how = replace(post.how, batch=2)
     made = torch.linspace(-0.9, -0.1, 5).view(5, 1, 1, 1).expand(-1, 1, 32, 32)
     real = torch.linspace(0.1, 0.9, 5).view(5, 1, 1, 1).expand(-1, 1, 32, 32)
     pairs = []
 
     def paint(content, style, **more):
         pairs.extend(zip(content[:, 0, 0, 0].tolist(), style[:, 0, 0, 0].tolist(), strict=True))
-        return content, None
+        return content
 
     with mock.patch("gantk_style.post.transfer", paint):
         found = post(made, SimpleNamespace(real=lambda n: real[:n]))
@@ -217,9 +217,17 @@ def test_the_best_image_on_the_way_from_the_content_is_returned(name):
     def total(image):
         return sum(objective(image).values())
 
-    found, history = transfer.transfer(
-        content, style, encoder=network, how=how, steps=8, shared=False
+    seen = []
+    found = transfer.transfer(
+        content,
+        style,
+        encoder=network,
+        how=how,
+        steps=8,
+        shared=False,
+        watch=lambda step, losses: seen.append(sum(losses.values())),
     )
+    history = torch.stack(seen)
 
     torch.testing.assert_close(history[0], total(content))
     torch.testing.assert_close(total(found), history.amin(0))
@@ -251,7 +259,7 @@ def test_the_result_of_a_transfer_is_what_is_smoothed():
     content, style = (2 * torch.rand(1, 1, 16, 16) - 1 for _ in range(2))
 
     def result(rule):
-        return transfer.transfer(content, style, encoder=network, how=rule, steps=2)[0]
+        return transfer.transfer(content, style, encoder=network, how=rule, steps=2)
 
     unsmoothed = result(replace(how, smooth=0.0))
 

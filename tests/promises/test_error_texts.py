@@ -127,11 +127,9 @@ def without_checkpoints(here: Path) -> Args:
     return ["resume", "copy"]
 
 
-def stylize(
-    here: Path, words: str = "content.png style.png out.png", style: np.ndarray | None = None
-) -> Args:
+def stylize(here: Path, words: str) -> Args:
     files.picture(here / "content.png", files.numbers(1, (32, 32)))
-    files.picture(here / "style.png", files.numbers(2, (32, 32)) if style is None else style)
+    files.picture(here / "style.png", files.numbers(2, (32, 32)))
     files.picture(here / "small.png", files.numbers(3, (3, 3)))
     (here / "notes.txt").write_text("no image")
     (here / "folder").mkdir()
@@ -352,7 +350,6 @@ CASES: dict[str, Case] = {
     "nothing but NaN": all_nan,
     "output of another kind": lambda h: translate(h, target="out.nii.gz"),
     "output on top of the input": (translate, "in", "in"),
-    "style in colour": lambda h: stylize(h, style=files.numbers(2, (32, 32, 3))),
     "no style": (stylize, "content.png gone.png out.png"),
     "style that is no image": (stylize, "content.png notes.txt out.png"),
     "content too small": (stylize, 'small.png style.png out.png --set content_layers=["conv3_1"]'),

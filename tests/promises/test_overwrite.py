@@ -30,9 +30,8 @@ COMMANDS = {
     "findings": ("data check scans --json found.json", ["found.json"]),
     "scores": ("eval --pred in --truth in --metrics mae --json scores.json", ["scores.json"]),
     "stylize": (
-        "stylize in/slice-00.png in/slice-01.png out.png --steps 1 --weights random"
-        " --losses losses.json",
-        ["out.png", "losses.json"],
+        "stylize in/slice-00.png in/slice-01.png out.png --steps 1 --weights random",
+        ["out.png"],
     ),
     "explain": ("explain RUN in/slice-00.png why", ["why.png"]),
     "plugin": ("new loss mine", ["mine/pyproject.toml"]),

@@ -129,10 +129,10 @@ def test_figures_for_a_paper_are_those_of_the_page(copied_run, tmp_path, count):
     scores = read_json(copied_run / "metrics.json")["metrics"]["a_to_b"]
     with open(folder / "scores.csv", newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["direction"] == "T1 -> T2"]
-    first = [row for row in rows if row["score"] == "psnr"][:count]
+    first = [row for row in rows if row["metric"] == "psnr"][:count]
 
     assert {float(row["value"]) for row in first} == {scores["psnr"]["value"]}
-    assert {row["score"] for row in rows} >= scores.keys()
+    assert {row["metric"] for row in rows} >= scores.keys()
     text = (folder / "scores.tex").read_text("utf-8")
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") > 0
     assert "% T1 -> T2" in text

@@ -136,15 +136,15 @@ def test_a_diverging_training_stops_before_it_saves(tiny_recipe, tmp_path):
 
 
 def test_the_loss_that_is_not_finite_is_named(tiny_recipe, tmp_path, monkeypatch):
-    from gantk_translation.two_way import CycleMethod
+    from gantk_translation.cyclegan import CycleGAN
 
-    losses_of = CycleMethod.generator_losses
+    losses_of = CycleGAN.generator_losses
 
     def with_nan(method, batch):
         losses = losses_of(method, batch)
         return losses | {"cycle_b": losses["cycle_b"] * float("nan")}
 
-    monkeypatch.setattr(CycleMethod, "generator_losses", with_nan)
+    monkeypatch.setattr(CycleGAN, "generator_losses", with_nan)
     with pytest.raises(GantkError, match=r"the loss generators/cycle_b is not finite at step 1\."):
         gantk.run(tiny_recipe, out=tmp_path / "run", device="cpu", say=lambda line: None)
 

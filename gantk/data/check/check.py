@@ -102,11 +102,15 @@ def check(
         if table is None:
             raise
         rows = _images_of(Path(path), settings, "none")
-        patients = question.patients()
+        patients = question.known("subject")
+        contrasts = question.known("contrast")
         for row in rows:
-            row.subject = patients.get(row.scan_below(Path(path)).name, "")
+            name = row.scan_below(Path(path)).name
+            row.subject = patients.get(name, "")
             if len(question.contrasts) > 1 and row.contrast not in (*question.contrasts, ""):
                 row.kind = "left out"
+            elif contrasts and len(question.contrasts) > 1:
+                row.contrast = contrasts.get(name, "")
         found = Examination(Path(path), rows, problems=[problem("layout", str(question))])
     result = result_of(found)
     if table is not None:

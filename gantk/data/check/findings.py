@@ -56,7 +56,7 @@ MAX_USUAL_LOG_RATIO = -0.4  # the median of images that are in the right domain
 # What a finding does to a training, and what helps where that is always the same. An error stops a
 # training, a warning spoils its scores, a note is good to know; other kinds are errors.
 KINDS: Mapping[str, tuple[str, str | None]] = {
-    "layout": ("warning", "Complete the table"),
+    "layout": ("warning", "Complete the table: cells in which these lines differ are empty"),
     "sample": ("note", "use --every to check all images, which is slow"),
     "versions": ("note", None),
     "pairs": ("warning", "look at them, and give each image its own partner"),

@@ -21,8 +21,8 @@ from gantk.plugin.spec import (
     Weight,
     Width,
 )
+from gantk_translation.additions import PUBLISHED, Additions, low_res_stages
 from gantk_translation.cut.patchnce import PatchNCE
-from gantk_translation.two_way import PUBLISHED, Additions, low_res_stages
 
 # a generator that returns its encoder's maps
 Encoding = Annotated[Part, Kind("generator", having=("features",))]
@@ -99,10 +99,6 @@ class CUT(Method):
         """
         return low_res_stages(self.geometry.size, steps, self.further.low_res_warmup)
 
-    def directions(self) -> list[str]:
-        """Only `b`: the method does not translate back."""
-        return ["b"]
-
     def generator_losses(self, batch: Batch) -> Losses:
         """Adversarial and contrastive losses (equation 5), and structure losses with a weight above
         0.
@@ -126,10 +122,6 @@ class CUT(Method):
         return self.real_fake_losses(
             "b", self.d_b, self.adversarial, batch["b"], batch["fake_b"], self.augment_b
         )
-
-    def translate(self, image: Tensor, to: str) -> Tensor:
-        """Translate images of `a` to `b`."""
-        return self.g_ab(image)
 
     def _contrast(self, outputs: list[Tensor], sources: list[Tensor]) -> list[Tensor]:
         """The contrastive loss of each output against its source, on features of the generator's

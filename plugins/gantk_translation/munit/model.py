@@ -15,9 +15,9 @@ from gantk.losses.reconstruction import L1
 from gantk.method import Batch, Geometry, Losses, Method, Phase, Stage, compose
 from gantk.nets.blocks import OutputKind
 from gantk.plugin.spec import AdversarialLoss, Depth, Discriminator, Halvings, Weight, Width
+from gantk_translation.additions import PUBLISHED, Additions, low_res_stages
 from gantk_translation.munit.discriminator import MultiScale
 from gantk_translation.munit.network import Autoencoder
-from gantk_translation.two_way import PUBLISHED, Additions, low_res_stages
 
 STYLE_MEMORY_IMAGES = 100  # about how many of the last real images the mean style averages
 

@@ -151,14 +151,14 @@ class Pix2Pix(Regression):
         # all changes are drawn before all noise
         images = {to: self.vary_images(batch[OTHER[to]]) for to in self.directions()}
         return {
-            to: self._generate(image, to, self._draw_noise(image), label)
+            to: self.translate(image, to, self._draw_noise(image), label)
             for to, image in images.items()
         }
 
-    def _generate(
+    def translate(
         self, image: Tensor, to: str, noise: Tensor | None = None, label: Tensor | None = None
     ) -> Tensor:
-        """Run a generator; `noise` None: the fixed noise of seed 0 for every image; `label` None:
+        """Translate images; `noise` None: the fixed noise of seed 0 for every image; `label` None:
         the class of this view.
         """
         seen = [image]
@@ -177,7 +177,7 @@ class Pix2Pix(Regression):
         if len(seen) > 1:
             image = torch.cat(seen, 1)
 
-        return super()._generate(image, to)
+        return super().translate(image, to)
 
     def _class_of_view(self) -> int:
         """The class of a view by `of_class`; UserError for the method itself."""
@@ -206,7 +206,7 @@ class Pix2Pix(Regression):
             return super().variants(image, to, n, seed)
         generator = torch.Generator().manual_seed(seed)
         noises = [self._draw_seeded_noise(image.shape[2:], generator).to(image) for _ in range(n)]
-        return torch.stack([self._generate(image, to, noise) for noise in noises])
+        return torch.stack([self.translate(image, to, noise) for noise in noises])
 
     def judge_of(self, to: str) -> tuple[nn.Module, DiscriminatorAugment]:
         """The discriminator of the direction to a domain, and the augmentation of its input."""

@@ -104,10 +104,3 @@ class Regression(Method):
         mask = batch.get(f"mask_{to}", batch.get(f"mask_{OTHER[to]}"))
         weight = lesion_weight(mask, self.lesion)
         return with_weight(self.compare, fake, batch[to], weight)
-
-    def translate(self, image: Tensor, to: str) -> Tensor:
-        """Translate images of `a` to `b`, or of `b` to `a` if `both` is set, else UserError."""
-        return self._generate(image, to)
-
-    def _generate(self, image: Tensor, to: str) -> Tensor:
-        return self.g_ab(image) if to == "b" else self.g_ba(image)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from gantk.losses.reconstruction import difference
 from gantk.losses.structure import EdgeDirection
@@ -66,10 +65,6 @@ class RegGAN(Method):
         if gan:
             self.d_b = discriminator(target, dims)
 
-    def directions(self) -> list[str]:
-        """`b`: a second training, with the domains the other way round, learns the way back."""
-        return ["b"]
-
     def phases(self) -> list[Phase]:
         """G, then the discriminator on the translations of that phase."""
         phases = [Phase("generators", (self.g_ab,), self.generator_losses, ema=True)]
@@ -106,7 +101,3 @@ class RegGAN(Method):
     def discriminator_losses(self, batch: Batch) -> Losses:
         """L_Adv of D: images of the target domain against translations, without inputs."""
         return self.real_fake_losses("b", self.d_b, self.adversarial, batch["b"], batch["fake_b"])
-
-    def translate(self, image: Tensor, to: str) -> Tensor:
-        """Images of `a` as `b`."""
-        return self.g_ab(image)

@@ -108,16 +108,13 @@ def test_samples_and_stylized_files_come_with_their_losses(styled, gantk, pictur
     assert record["images"] == 2
 
     first, second = pictures(tmp_path / "pictures", 2)
-    losses = tmp_path / "losses.json"
     options = [f"--set={name}={json.dumps(each)}" for name, each in SHALLOW.items()]
-    options += ["--weights", "random", "--steps", 2, "--losses", losses, "--device", "cpu"]
+    options += ["--weights", "random", "--steps", 2, "--device", "cpu"]
     done = gantk("stylize", first, second, tmp_path / "out.png", *options)
-    curves = read_json(losses)["curves"]
 
     assert done.code == 0, done.err
     assert "random filters" in done.out
-    assert f"content {curves['content'][-1]:.4g}, style {curves['style'][-1]:.4g}" in done.out
-    assert len(curves["style"]) == 3
+    assert "losses   content " in done.out
 
 
 def test_missing_weights_are_an_error_before_the_training(tmp_path, monkeypatch):

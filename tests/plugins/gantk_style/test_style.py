@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from tiny import method_of, read_json
+from tiny import method_of
 
 from gantk.errors import UserError
 from gantk.machine.runtime import Runtime
@@ -16,7 +16,6 @@ from gantk.method import Batch
 from gantk.plugin.spec import bind
 from gantk.recipe.load import load_recipe
 from gantk.training.assemble import assemble
-from gantk_style.encoder import VGG19
 from gantk_style.objective import StyleOptions
 from gantk_style.stylize import stylize
 from gantk_style.transfer import transfer
@@ -62,7 +61,7 @@ def post(dims: int = 2, **options):
 # ---- the network and the objective
 
 
-def test_the_gram_loss_compares_maps_and_refuses_images():
+def test_the_gram_loss_compares_maps():
     loss = bind("loss", "gram")()
     image = blobs(2, 3)
     maps = [blobs(2, 3), blobs(2, 5, (16, 16))]
@@ -73,19 +72,6 @@ def test_the_gram_loss_compares_maps_and_refuses_images():
     assert float(loss(maps, maps)) == 0.0
     assert float(loss(maps, other)) > 0
     torch.testing.assert_close(loss(maps, described), loss(maps, other))
-    with pytest.raises(TypeError, match="takes lists of feature maps, not images"):
-        loss(image, image)
-
-    # equations 4 and 5, with means in place of sums
-    paper = bind("loss", {"name": "gram", "relative": False, "weights": [0.25, 2.0]})()
-    layers = [
-        (torch.einsum("ncp,ndp->ncd", x.flatten(2), x.flatten(2)) / x[0, 0].numel() - wanted)
-        for x, wanted in zip(maps, described, strict=True)
-    ]
-    expected = sum(w * each.square().mean() for w, each in zip((0.25, 2.0), layers, strict=True))
-    torch.testing.assert_close(paper(maps, other), expected)
-    with pytest.raises(UserError, match="1 of the style and 2 weights"):
-        paper(maps[:1], other[:1])
 
 
 # ---- the method and the step after a generator
@@ -146,21 +132,8 @@ def transferred(content=(2, 1), style=(1, 1), **options):
 @pytest.mark.parametrize(
     ("call", "options", "message"),
     [
-        (
-            VGG19,
-            {"layers": ["conv2_3"], "weights": "random"},
-            "VGG19 has no layer 'conv2_3'. Allowed: conv1_1 to conv",
-        ),
-        (
-            transferred,
-            {"style": (1, 3)},
-            "the content is gray and the style is RGB. Use images of one kind",
-        ),
-        (
-            transferred,
-            {"content": (2, 2)},
-            "VGG19 takes gray or RGB images, but the content has 2 channels",
-        ),
+        (post, {"style_layers": ["conv2_3"]}, "or 'conv5_4', not \"conv2_3\""),
+        (transferred, {"content": (2, 2)}, "VGG19 takes gray or RGB images, but an image has 2"),
         (
             transferred,
             {"content_weight": 0.0, "style_weight": 0.0},
@@ -243,15 +216,13 @@ def test_stylize_keeps_size_bits_and_range(gantk, files):
             ("--recipe", "pix2pix_tumour_style", "--profile", "cpu", "--steps", 1),
             "I",
         ),
-        ("content", "colour", (*OPTIONS, "--gray"), "I"),
+        ("content", "colour", OPTIONS, "I"),
+        ("colour", "style", OPTIONS, "RGB"),
     ],
 )
 def test_stylize_takes_options_of_recipes(gantk, files, content, style, options, mode):
-    options = (*options, "--losses", "losses.json")
     gantk("stylize", f"{content}.png", f"{style}.png", "out.png", *options).ok()
     assert Image.open("out.png").mode.startswith(mode)
-    (curve, *_) = read_json(files / "losses.json")["curves"].values()
-    assert "--recipe" not in options or len(curve) == 2  # before and after the only step
 
 
 def test_stylize_keeps_nifti_grids_slice_by_slice(files):
