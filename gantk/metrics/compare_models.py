@@ -94,6 +94,7 @@ INPUT = "identity"
 MAP = "intensity_map"
 TRUTH = "truth"  # the real images among the pictures of systems
 MAX_SHOWN_IMAGES = 4
+BEST = "*"
 OF_TESTS = ("ahead by", "p, corrected")
 OF_ONE_SCORE = (
     "p is corrected for all {} tests, but for the first score of a direction; intervals are not"
@@ -417,20 +418,21 @@ def _say_tests(compared: Comparison, means: Means, units: Units, say: Say) -> No
         title = "" if direction == above else direction
         above = direction
         name = ", ".join(filter(None, (short_metric_name(metric), unit)))
-        values = [number_text(score.value, score.decimals) for score in of_systems.values()]
-        rows.append((title, name, *values, _in_words(leader), by, p))
-    heads = ("direction", "score", *map(_in_words, means), "best", *OF_TESTS)
+        values = [
+            number_text(score.value, score.decimals) + BEST * (system == leader)
+            for system, score in of_systems.items()
+        ]
+        rows.append((title, name, *values, by, p))
+    systems = [baseline_words(name) if name in (INPUT, MAP) else name for name in means]
+    heads = ("direction", "score", *systems, *OF_TESTS)
     table = pd.DataFrame(rows, columns=heads)
     table = table.drop(columns=[name for name in OF_TESTS if (table[name] == NO_VALUE).all()])
     say(TextTable(tuple(table), table.to_numpy().tolist()))
+    say(with_label("note", f"{BEST} the best of its row"))
     if any(test.ci95 for test in compared.tests):
         say(with_label("note", OF_ONE_SCORE.format(len(compared.tests))))
     if any(metric == "lesion_contrast" for _, metric in units):
         say(with_label("note", ": ".join(LESION_CONTRAST)))
-
-
-def _in_words(system: str) -> str:
-    return baseline_words(system) if system in (INPUT, MAP) else system
 
 
 def _say_results(results: Mapping[str, Results], warnings: Sequence[str], say: Say) -> list[str]:

@@ -60,8 +60,8 @@ BASELINES = {
 
 def name_systems(systems: Sequence[Mapping[str, Any]]) -> list[str]:
     """The shortest names that tell systems apart: `Pix2Pix`, of their methods; else of their recipes;
-    else what the names of their folders have in common. Each system is its models, or the records of
-    its runs, by folder.
+    else what the names of their folders have in common; of a packed model always its own. Each system
+    is its models, or the records of its runs, by folder.
     """
     targets = {entry.name: entry.target for entry in registry().of_kind("method")}
     choices = []
@@ -73,6 +73,8 @@ def name_systems(systems: Sequence[Mapping[str, Any]]) -> list[str]:
         label = getattr(target, "__name__", str(target).rpartition(":")[2])
         recipe = Path(run.environment.recipe.origin).stem if run else ""
         common = commonprefix([Path(folder).name for folder in system])
+        if getattr(model, "packed", False):
+            label = recipe = Path(first).name
         choices.append((label, recipe, SERIAL.sub("", common) if others else common, first))
     of_kinds = map(list, zip(*choices, strict=True))
     return next(names for names in of_kinds if all(names) and len({*names}) == len(names))
