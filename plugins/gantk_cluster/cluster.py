@@ -7,24 +7,19 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
 
 from gantk import __version__
-from gantk.errors import GantkError, UserError, count_noun, importing
+from gantk.errors import UserError, count_noun, importing
 from gantk.files import temporary_beside, write_file
-from gantk.terminal import complain
 
 ANSWER_SECONDS = 5.0  # seconds to wait for a cluster to answer
 # seconds until a new file is visible on every node; a node has ten times as long to start a worker
 FILE_DELAY_SECONDS = 5.0
-# until a head that does not answer counts as lost; Ray ends this process after 60
-HEAD_SECONDS = 20.0
 # the first bytes of HTTP/2 (gRPC)
 HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 ENVIRONMENT = {
@@ -55,7 +50,8 @@ def connect_cluster(
     address = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address or "local"
     if address not in ("auto", "local"):  # Ray itself retries for minutes
         try:
-            with _connect(address) as line:
+            host, _, port = address.rpartition(":")
+            with socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS) as line:
                 line.sendall(HELLO)
                 if not (os.environ.get("RAY_USE_TLS") or line.recv(1)):
                     raise OSError
@@ -92,37 +88,6 @@ def connect_cluster(
     finally:
         ray.shutdown()
         signal.signal(signal.SIGTERM, before)
-
-
-def _connect(address: str) -> socket.socket:
-    host, _, port = address.rpartition(":")
-    return socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS)
-
-
-@contextmanager
-def watch_head(ray: Any, advice: str) -> Iterator[None]:
-    """Context manager: end this process with `advice` where the head of its cluster is lost. Ray
-    would end it later, without words about the work.
-    """
-    head = ray.get_runtime_context().gcs_address
-    ended = Event()
-
-    def watch() -> None:
-        answered = time.monotonic()
-        while not ended.wait(ANSWER_SECONDS / 5):
-            with suppress(OSError):
-                _connect(head).close()
-                answered = time.monotonic()
-            if time.monotonic() - answered > HEAD_SECONDS:
-                complain("error", f"the head of the Ray cluster at {head} is lost. {advice}")
-                sys.stdout.flush()
-                os._exit(GantkError.exit_code)
-
-    Thread(target=watch, daemon=True).start()
-    try:
-        yield
-    finally:
-        ended.set()
 
 
 class Room:

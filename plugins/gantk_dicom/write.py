@@ -81,22 +81,19 @@ new_uid = partial(uid.generate_uid, prefix=None)  # from a random UUID (PS3.5, B
 
 def write_file(path: Path, image: Image, description: str = "") -> None:
     """Write one .dcm file of one slice; UserError for several."""
-    with readable(image.path):
-        datasets = _derive_datasets(image, description)
+    datasets = _derive_datasets(image, description)
     count = image.header.shape[2]
     if count > 1:
         what = f"a series of {count} slices needs one file per slice, but OUTPUT is one file"
         raise UserError(what, where="OUTPUT", remedy="name a folder (a path without .dcm)")
-    _save(next(_readable(datasets, image.path)), path)
+    _save(next(datasets), path)
 
 
 def write_series(folder: Path, image: Image, description: str = "") -> None:
     """Write a folder with one file per slice, atomically, in place of earlier results and of the
     files of `files_of_others`. Other files in the folder stay. UserError where it is a mount point.
     """
-    with readable(image.path):
-        datasets = _derive_datasets(image, description)
-    _replace_series(folder, _readable(datasets, image.path))
+    _replace_series(folder, _derive_datasets(image, description))
 
 
 def withdraw(folder: Path) -> None:
@@ -136,18 +133,6 @@ def _replace_series(folder: Path, datasets: Iterable[Dataset]) -> None:
                 shutil.copytree, symlinks=True, copy_function=_link_or_copy, dirs_exist_ok=True
             )
             kept(folder, made, ignore=lambda place, names: earlier if Path(place) == folder else ())
-
-
-def _readable(datasets: Iterator[Dataset], source: Path) -> Iterator[Dataset]:
-    """Yield the datasets unchanged; a damaged element of the source's header, parsed only now, is a
-    UserError.
-    """
-    while True:
-        with readable(source):
-            dataset = next(datasets, None)
-        if dataset is None:
-            return
-        yield dataset
 
 
 def _link_or_copy(source: str | os.DirEntry, target: str) -> None:
@@ -201,7 +186,8 @@ def _derive_datasets(image: Image, description: str) -> Iterator[Dataset]:
     affine = np.asarray(image.affine)
     volume = in_file_order(image.pixels[0], headers.shape, affine).transpose(2, 1, 0)
     sources = [each for each in image.made_of if isinstance(each, Headers)]
-    new = _new_elements(headers[0], modality, description, sources or [headers])
+    with readable(image.path):
+        new = _new_elements(headers[0], modality, description, sources or [headers])
     if image.notes:
         new.ImageComments = ". ".join(image.notes)[:MAX_COMMENT_CHARACTERS]
     low, high = np.percentile(volume[:: max(1, len(volume) // 64)], WINDOW_PERCENTILES)
@@ -212,16 +198,21 @@ def _derive_datasets(image: Image, description: str) -> Iterator[Dataset]:
     if count > 1:
         (new.SpacingBetweenSlices,) = _texts([np.linalg.norm(affine[:3, 2])])
     new.ImagesInAcquisition = count  # lets a reader notice missing files
-    return _slice_datasets(volume, headers, new)
+    return _slice_datasets(volume, headers, new, image.path)
 
 
-def _slice_datasets(volume: np.ndarray, headers: Headers, new: Dataset) -> Iterator[Dataset]:
-    """Yield a dataset with its values for each slice."""
+def _slice_datasets(
+    volume: np.ndarray, headers: Headers, new: Dataset, path: Path
+) -> Iterator[Dataset]:
+    """Yield a dataset with its values for each slice; UserError, which names the source's `path`,
+    for a damaged element of its header, which is parsed only now.
+    """
     slope = _slope(volume)
     numbers = {str(each.get("InstanceNumber") or "") for each in headers}
     keep_numbers = len(numbers - {""}) == len(volume)
     for k, (source, plane) in enumerate(zip(headers, volume, strict=True), start=1):
-        dataset = _header(source, new)
+        with readable(path):
+            dataset = _header(source, new)
         if not keep_numbers:
             dataset.InstanceNumber = k
         _add_values(dataset, plane, slope, signed=bool(volume.min() < 0))

@@ -14,7 +14,6 @@ from pydantic import Field
 from torch import Tensor
 
 from gantk import Augmentation
-from gantk.errors import UserError
 from gantk.plugin.spec import Share, Weight
 
 option_fields = dataclass(kw_only=True, eq=False)  # the fields are the options in recipes
@@ -112,12 +111,6 @@ class Crop(Augmentation):
     smallest: Annotated[float, Field(ge=0.01, le=1)] = 0.8
     largest: Annotated[float, Field(ge=0.01, le=1)] = 1.0  # largest side, likewise
     geometric = True
-
-    def __post_init__(self):
-        if self.smallest > self.largest:
-            what = f"the smallest part, {self.smallest:g}, is larger than the largest"
-            allowed = f"smallest up to {self.largest:g}"
-            raise UserError(what, where="data.augment.crop", allowed=allowed)
 
     def apply(self, image: Tensor) -> Tensor:
         # uniform in the area of pictures, in the side of volumes

@@ -26,7 +26,7 @@ MAX_NUMBERS = 6  # instance numbers of a group that a reason names
 
 
 def facts_of(content: bytes, folder: Path) -> dict[str, Any]:
-    """Modality, description and contrast of an instance, and whether it is synthetic; nothing where its
+    """Modality, description and contrast of an instance, and whether it is synthetic; "" where its
     header cannot be read. The file is written into `folder`.
     """
     path = folder / "first.dcm"
@@ -35,7 +35,7 @@ def facts_of(content: bytes, folder: Path) -> dict[str, Any]:
         header = series_format(path).describe(path)
     except UserError as error:
         raise_if_of_machine(error)
-        return {}
+        return {"modality": "", "description": "", "contrast": "", "synthetic": False}
     return {
         "modality": header.modality,
         "description": next(filter(None, header.words), ""),

@@ -103,11 +103,10 @@ def matches(when: WhenTable, facts: Mapping[str, Any]) -> bool:
     """Whether a series, described by `modality`, `contrast`, `description` and `sender`, matches all
     keys that are given.
     """
-    contrast = str(facts.get("contrast") or "")
-    if when.modality and when.modality.upper() != str(facts.get("modality") or "").upper():
+    if when.modality and when.modality.upper() != facts["modality"].upper():
         return False
-    if when.contrast and not same_contrast(one_word(when.contrast), one_word(contrast)):
+    if when.contrast and not same_contrast(one_word(when.contrast), one_word(facts["contrast"])):
         return False
-    if when.description.lower() not in str(facts.get("description") or "").lower():
+    if when.description.lower() not in facts["description"].lower():
         return False
-    return not when.sender or when.sender == facts.get("sender")
+    return not when.sender or when.sender == facts["sender"]

@@ -295,7 +295,7 @@ class Worker:
     def _rule(self, series: Json, instances: list[Json]) -> tuple[int | None, str]:
         """The number of the rule for a series; None and the reason where there is none."""
         facts = self._facts(series, instances)
-        if facts.get("synthetic"):  # else a result that a PACS sends back would be translated
+        if facts["synthetic"]:  # else a result that a PACS sends back would be translated
             return None, "it is synthetic"
         return first_match(self.rules.rules, facts), "no rule is for it"
 
@@ -305,7 +305,7 @@ class Worker:
         """
         for each in instances[:TRIED_HEADERS]:
             facts = self.facts(each["ID"], each["FileUuid"])
-            if facts.get("modality"):
+            if facts["modality"]:
                 break
         return facts | {"sender": series["Metadata"].get("RemoteAET", "")}
 

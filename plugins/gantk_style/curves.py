@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -15,26 +16,26 @@ class LossCurves:
     """
 
     def __init__(self):
-        self._images: dict[int, int] = defaultdict(int)  # by step
-        self._sums: dict[str, dict[int, Tensor]] = {}  # by loss and step
+        self.images = 0
+        self._sums: dict[str, list[Tensor]] = defaultdict(list)  # by loss, for each step
 
     def watch(self, step: int, losses: dict[str, Tensor]) -> None:
         """Add the losses (N,) of a batch by name, after `step` steps."""
-        self._images[step] += len(next(iter(losses.values())))
         for name, each in losses.items():
-            sums = self._sums.setdefault(name, {})
-            sums[step] = sums.get(step, 0.0) + each.sum()
+            sums = self._sums[name]
+            if step == len(sums):
+                sums.append(torch.zeros((), device=each.device))
+            sums[step] += each.sum()
+        if step == 0:
+            self.images += len(each)
 
     def means(self) -> dict[str, list[float]]:
         """Loss -> its mean over the images, for step 0, 1, ..."""
         return {
-            name: [
-                float(f"{float(total) / self._images[step]:.6g}")
-                for step, total in sorted(sums.items())
-            ]
+            name: [float(f"{float(total) / self.images:.6g}") for total in sums]
             for name, sums in self._sums.items()
         }
 
     def record(self) -> dict[str, Any]:
         """What metrics.json and other files keep: number of images, and the means."""
-        return {"name": "style", "images": self._images[0], "curves": self.means()}
+        return {"name": "style", "images": self.images, "curves": self.means()}

@@ -46,8 +46,9 @@ class GramStyle:
     def _of_layer(self, maps: Tensor, wanted: Tensor) -> Tensor:
         """The loss of one layer, (N,)."""
         target = wanted if wanted.ndim == 3 else gram(wanted)
-        return _mean_square(gram(maps) - target) / _mean_square(target).clamp(min=1e-20)
+        return mean_square(gram(maps) - target) / mean_square(target).clamp(min=1e-20)
 
 
-def _mean_square(matrices: Tensor) -> Tensor:
+def mean_square(matrices: Tensor) -> Tensor:
+    """The mean square of each entry of a batch, (N,)."""
     return matrices.square().flatten(1).mean(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from gantk.errors import UserError
 from gantk.plugin.spec import Count, FeatureMapLoss, Seed, Weight, bind
 from gantk_style.encoder import VGG19, Layers
+from gantk_style.gram import mean_square
 
 Sigma = Annotated[float, Field(ge=0, le=64)]
 
@@ -98,7 +99,7 @@ class Objective:
     ):
         self.encoder = encoder
         self.how = how
-        self.factors: dict[str, Tensor] = {}  # by layer, (N, channels)
+        self.factors: dict[str, Tensor] = {}  # by layer, (N, channels, 1, ...)
         with torch.no_grad():
             kept = self._maps(content)
             painted = self._maps(style)
@@ -107,7 +108,7 @@ class Objective:
                     layer: _factors(kept[layer], painted[layer], shared) for layer in kept
                 }
 
-            self.content = [self._scaled_maps(kept, layer) for layer in how.content_layers]
+            self.content = self._scaled_maps(kept, how.content_layers)
             self.compare_style = bind("loss", how.style_loss)()
             self.style_layers = list(dict.fromkeys(how.style_layers))
             self.style = [self._style_targets(painted, n, shared) for n in range(len(content))]
@@ -118,7 +119,7 @@ class Objective:
         maps = self._maps(image)
         losses = {}
         if how.content_weight:
-            found = [self._scaled_maps(maps, layer) for layer in how.content_layers]
+            found = self._scaled_maps(maps, how.content_layers)
             losses["content"] = how.content_weight * _difference(found, self.content)
 
         if how.style_weight:
@@ -133,15 +134,17 @@ class Objective:
         with torch.autocast(image.device.type, enabled=False):
             return dict(zip(self.encoder.layers, self.encoder(image.float()), strict=True))
 
-    def _scaled_maps(self, maps: dict[str, Tensor], layer: str) -> Tensor:
-        """A layer's maps, rescaled by the filters' factors."""
-        if layer not in self.factors:
-            return maps[layer]
-        return _scale_maps(maps[layer], self.factors[layer])
+    def _scaled_maps(
+        self, maps: dict[str, Tensor], layers: Iterable[str], images: slice = slice(None)
+    ) -> list[Tensor]:
+        """The layers' maps, rescaled by the filters' factors of these images."""
+        if not self.factors:
+            return [maps[layer] for layer in layers]
+        return [maps[layer] * self.factors[layer][images] for layer in layers]
 
     def _style_losses(self, maps: dict[str, Tensor]) -> Tensor:
         """The style loss of each image, (N,); with several targets their mean."""
-        found = [self._scaled_maps(maps, layer) for layer in self.style_layers]
+        found = self._scaled_maps(maps, self.style_layers)
         losses = []
         for image, targets in enumerate(self.style):
             own = [each[image : image + 1] for each in found]
@@ -159,26 +162,17 @@ class Objective:
         A loss with `describe` gets the mean description of all styles. Any other loss gets the maps
         of each style.
         """
-        layers = []
-        for layer in self.style_layers:
-            maps = painted[layer] if shared else painted[layer][image : image + 1]
-            if layer in self.factors:
-                maps = _scale_maps(maps, self.factors[layer][image : image + 1])
-            layers.append(maps)
-
+        own = slice(image, image + 1)
+        maps = painted if shared else {layer: each[own] for layer, each in painted.items()}
+        layers = self._scaled_maps(maps, self.style_layers, own)
         if hasattr(self.compare_style, "describe"):
             described = [self.compare_style.describe(maps) for maps in layers]
             return [[each.mean(0, keepdim=True) for each in described]]
         return [[maps[style : style + 1] for maps in layers] for style in range(len(layers[0]))]
 
 
-def _scale_maps(maps: Tensor, factors: Tensor) -> Tensor:
-    """Maps (N, channels, *size) times factors, (N, channels) or (1, channels) for all."""
-    return maps * factors.view(*factors.shape, *[1] * (maps.ndim - 2))
-
-
 def _factors(content: Tensor, style: Tensor, shared: bool) -> Tensor:
-    """Factors (N, channels) that give each filter mean activation 1 over a content and its style
+    """Factors (N, channels, 1, ...) that give each filter mean activation 1 over a content and its style
     (or shared styles).
 
     Filters with less than 1 % of their layer's mean activation are treated as if they had 1 %.
@@ -189,16 +183,13 @@ def _factors(content: Tensor, style: Tensor, shared: bool) -> Tensor:
         other = other.mean(0, keepdim=True)
 
     mean = (own + other) / 2
-    return 1 / torch.maximum(mean, 0.01 * mean.mean(1, keepdim=True)).clamp(min=1e-20)
+    factors = 1 / torch.maximum(mean, 0.01 * mean.mean(1, keepdim=True)).clamp(min=1e-20)
+    return factors.view(*factors.shape, *[1] * (content.ndim - 2))
 
 
 def _difference(found: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
     """Mean over layers of the squared difference divided by the target's square, (N,)."""
     shares = []
     for maps, target in zip(found, known, strict=True):
-        shares.append(_mean_square(maps - target) / _mean_square(target).clamp(min=1e-20))
+        shares.append(mean_square(maps - target) / mean_square(target).clamp(min=1e-20))
     return torch.stack(shares).mean(0)
-
-
-def _mean_square(maps: Tensor) -> Tensor:
-    return maps.square().flatten(1).mean(1)

@@ -62,7 +62,7 @@ def job_script(
                 remedy=f"name another folder, or resume this one: gantk slurm {shlex.quote(out)}",
             )
 
-    _check_resources(sweeps, ranks, gpus, partition)
+    _check_resources(sweeps, ranks, gpus)
     name = re.sub(r"[^\w.]+", "-", name)
     minutes = ceil(60 * (hours or 0))
     resources = {
@@ -108,8 +108,8 @@ def _check_begun(folder: str, settings: Iterable[object], *, is_run: bool) -> No
     refuse_packed(run)
 
 
-def _check_resources(sweeps: bool, ranks: int | None, gpus: int, partition: str | None) -> None:
-    """UserError where ranks, GPUs or the partition are not possible."""
+def _check_resources(sweeps: bool, ranks: int | None, gpus: int) -> None:
+    """UserError where ranks or GPUs are not possible."""
     if sweeps and ranks:
         raise UserError(
             "a sweep uses one Ray process on each node; --ranks cannot be set",
@@ -121,12 +121,6 @@ def _check_resources(sweeps: bool, ranks: int | None, gpus: int, partition: str 
             f"each rank needs its own GPU, but {ranks} ranks share a node with {gpus} GPUs",
             where="--ranks",
             remedy="set --ranks to the number of GPUs, or --gpus 0 to train on CPUs",
-        )
-    if not re.fullmatch(r"[\w.,@+-]+", partition or "any"):
-        raise UserError(
-            f"'{partition}' is not a valid name of a partition",
-            where="--partition",
-            remedy="list them with `sinfo`",
         )
 
 

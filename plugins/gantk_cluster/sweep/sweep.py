@@ -26,10 +26,10 @@ from gantk.runs.folder import new_folder
 from gantk.runs.results import Table
 from gantk.runs.schemas import read, read_needed
 from gantk.terminal import Say, stop_on_ctrl_c
-from gantk_cluster.cluster import Room, connect_cluster, watch_head
+from gantk_cluster.cluster import Room, connect_cluster
 from gantk_cluster.sweep.trial import TRIAL_FILE, Trial, choice_of, train, trial_name
 
-EXAMPLES = "KEY=0.5..5, KEY=1e-4..4e-4:log, KEY=2..8 (whole numbers), KEY=ls,bce"
+EXAMPLES = "KEY=0.5..5, KEY=1e-4..4e-4:log (above 0), KEY=2..8 (whole numbers), KEY=ls,bce"
 RANGE = re.compile(r"([^:]+?)\.\.([^:]+)(:log)?")
 SCHEDULERS = ("asha", "none")
 TRIALS = 20
@@ -214,8 +214,7 @@ def _fit(room: Room, asked: dict[str, Any], say: Say) -> bool:
     grid = asked["trials"] == combinations(asked)
     seed = asked["recipe"].get("train", {}).get("seed", 0)
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # `Lines` reports lost workers
-    again = f"Start it again, and resume with: gantk sweep --resume {argument(asked['folder'])}"
-    with stop_on_ctrl_c() as stopped, watch_head(room.ray, again):
+    with stop_on_ctrl_c() as stopped:
         tune.run(
             partial(train, asked=asked),
             name="ray",
@@ -359,14 +358,9 @@ def _range_axis(text: str, key: str, lowest: str, highest: str, log: str | None)
     except ValueError:
         raise _no_space(text) from None
 
-    if not -math.inf < low < high < math.inf:
+    lowest_allowed = 0 if log else -math.inf
+    if not lowest_allowed < low < high < math.inf:
         raise _no_space(text)
-    if log and low <= 0:
-        raise UserError(
-            f"the range of '{key}' starts at {low:g}, which has no logarithm",
-            where="--space",
-            remedy="start above 0, or leave :log out",
-        )
 
     draw = "uniform" if floats else "randint"
     return Axis(key, (low, high), f"log{draw}" if log else draw)

@@ -9,11 +9,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gantk.errors import UserError
 from gantk.losses.structure import comparable, dilate
-from gantk.plugin.spec import Positive, Share, Weight, Window
+from gantk.plugin.spec import Positive, Weight
 
 MIN_FLUID_SIDE = 64  # pixels of a side at which `fluid` applies: not in the half-size steps
+TISSUE = (0.1, 0.85)  # soft tissue in the source: between these shares of the range
+RIM = 2  # pixels around a pixel that are soft tissue too
+FLOOR = 0.003  # deviations below this share of the range count as zero
 BINS = 16  # bins of the source's intensity; the function is linear between their centres
 
 
@@ -37,35 +39,23 @@ class CorrelationRatio:
         self,
         *,
         weight: Weight = 0.5,  # weight of the loss
-        # soft tissue in the source: between these shares of the range
-        tissue: tuple[Share, Share] = (0.1, 0.85),
         # brightness that the source's darkest tissue has in the output
         fluid: Literal["any", "dark", "bright"] = "dark",
-        window: Window = 5,  # side of the window in pixels; even numbers are increased by one
-        floor: Positive = 0.003,  # deviations below this share of data_range count as zero
         data_range: Positive = 2.0,  # width of the intensity range, 2 for [-1, 1]
         black: float = -1.0,  # intensity of air
     ):
-        if not tissue[0] < tissue[1]:
-            what = f"the tissue range from {tissue[0]:g} to {tissue[1]:g} is empty"
-            raise UserError(
-                what, where="correlation_ratio", allowed="tissue = [low, high], low < high"
-            )
-
         self.weight = weight
-        self.tissue = tissue
-        self.window = window
         self.fluid = fluid
-        self.least = (floor * data_range) ** 2
+        self.least = (FLOOR * data_range) ** 2
         self.data_range = data_range
         self.black = black
 
     def __call__(self, output: Tensor, source: Tensor) -> Tensor:
         output, source = comparable(output, source)
-        low, high = self.tissue
+        low, high = TISSUE
         place = ((source - self.black) / self.data_range - low) / (high - low)
         outside = ((place < 0) | (place > 1)).float()
-        inside = (dilate(outside, self.window // 2) == 0).float().flatten(1)
+        inside = (dilate(outside, RIM) == 0).float().flatten(1)
         place = place.flatten(1)
         values = output.flatten(1)
         count = inside.sum(1, keepdim=True).clamp_min(1)

@@ -96,12 +96,6 @@ class Pix2Pix(Regression):
         self.adversarial = adversarial()
         self.l1 = l1
         self.test_dropout = test_dropout
-        if test_dropout and not self.dropouts():
-            what = "test_dropout needs a generator with dropout, but this generator has none"
-            raise UserError(
-                what, where="method.test_dropout", remedy="set method.generator.dropout = 0.5"
-            )
-
         for to in self.directions():
             pair = f"{OTHER[to]}{to}"
             channels = geometry.channels["a"] + geometry.channels["b"]
@@ -217,21 +211,13 @@ class Pix2Pix(Regression):
         """A discriminator's input: the source image and, as further channels, its translation."""
         return torch.cat([batch[OTHER[to]], image], 1)
 
-    def dropouts(self) -> list[nn.Module]:
-        """The dropout layers of all generators."""
-        return [
-            layer
-            for network in self.networks("g")
-            for layer in network.modules()
-            if isinstance(layer, DROPOUTS)
-        ]
-
     def train(self, mode: bool = True) -> Pix2Pix:
         """Set the mode; with `test_dropout`, dropout stays on in evaluation: it is the paper's only
         noise.
         """
         super().train(mode)
         if self.test_dropout:
-            for layer in self.dropouts():
-                layer.train()
+            for layer in self.modules():
+                if isinstance(layer, DROPOUTS):
+                    layer.train()
         return self

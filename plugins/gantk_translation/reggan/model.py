@@ -13,10 +13,12 @@ from gantk.plugin.spec import (
     Discriminator,
     Generator,
     Positive,
-    Share,
     Weight,
 )
 from gantk_translation.reggan.search import Search, warp
+
+# share by which a searched T must reduce a pair's error; else the pair counts as aligned
+MIN_GAIN = 0.2
 
 
 class RegGAN(Method):
@@ -27,7 +29,7 @@ class RegGAN(Method):
     the loss compares y^ after T with y, so G need not learn the misalignment that T explains. A
     discriminator keeps y^ an image of the target domain. T comes from a search for each pair, which is
     more exact than the paper's network R(y^, y). At inference only G is used, from a to b. `edges`,
-    the search and `gain` are not in the paper.
+    the search and MIN_GAIN are not in the paper.
     """
 
     paired = True
@@ -48,14 +50,11 @@ class RegGAN(Method):
         # largest displacement of T along an axis, in pixels of the network's input
         displacement: Positive = 32.0,
         refine: Depth = 6,  # search steps at each of seven resolutions
-        # share by which a searched T must reduce a pair's error; else the pair counts as aligned
-        gain: Share = 0.2,
     ):
         super().__init__(geometry)
         self.gan = gan
         self.correction = correction
         self.edges = edges
-        self.gain = gain
         source = geometry.channels["a"]
         target = geometry.channels["b"]
         dims = geometry.dims
@@ -84,7 +83,7 @@ class RegGAN(Method):
         axes = [*range(1, fake.ndim)]
         still = (real - fake.detach()).abs().mean(axes, keepdim=True)
         off = (real - laid.detach()).abs().mean(axes, keepdim=True)
-        laid = torch.where(off > (1 - self.gain) * still, fake.float(), laid)
+        laid = torch.where(off > (1 - MIN_GAIN) * still, fake.float(), laid)
         # half of the images reach D unwarped, so that it also judges their corners
         seen = torch.where(torch.rand_like(off) < 0.5, fake.float(), laid)
         losses = {"correction_b": self.correction * difference(real, laid).abs().mean()}

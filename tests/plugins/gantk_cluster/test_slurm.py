@@ -183,7 +183,6 @@ WRONG = {
 }
 WRONG |= {
     "t1t2 --gpus 2 --ranks 4": "--ranks",
-    "t1t2 --partition 'a\n#'": "--partition",
     "t1t2 --out RUN": "slurm",
 }
 WRONG |= {

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from several import SRUN, free_port
-from tiny import TINY, python, read_json, same_weights, weights_of, write_json, write_toml
+from several import SRUN
+from tiny import TINY, read_json, same_weights, weights_of, write_json, write_toml
 
 import gantk
 from gantk import __version__ as version
@@ -175,19 +175,6 @@ def test_a_sweep_killed_before_its_settings_begins_again(tmp_path, monkeypatch):
     write_file(tmp_path / "out" / "notes.txt", b"mine")
     with pytest.raises(UserError, match="is not empty"):
         sweeping.sweep(RECIPE, **options)
-
-
-def test_a_lost_head_ends_a_sweep_with_how_to_resume():
-    code = (
-        "import time; from types import SimpleNamespace as N; from gantk_cluster import cluster;"
-        " cluster.HEAD_SECONDS = 0.0; cluster.ANSWER_SECONDS = 0.1;"
-        f" where = N(gcs_address='127.0.0.1:{free_port()}');"
-        " head = cluster.watch_head(N(get_runtime_context=lambda: where), 'Resume it.');"
-        " head.__enter__(); time.sleep(300)"
-    )
-    done = python("-c", code)
-    assert done.code == 1
-    assert " is lost. Resume it." in " ".join(done.err.split())
 
 
 def test_a_node_that_does_not_see_the_same_is_told_by_what(tmp_path, monkeypatch):
