@@ -624,7 +624,7 @@ def expect_usable(table: DataTable, method: type[Method], records: list[Record])
 def unpairs(table: DataTable, source: ImageSource) -> bool:
     """Whether unpaired training uses one domain of each patient."""
     if table.unpair == "auto":
-        return not source.patients_guessed
+        return source.pairs_by != "names"
     return table.unpair
 
 
@@ -648,7 +648,8 @@ def training_of(
         return records
     others = people_of_other_kinds(records, table.spacing is not None)
     kept = [each for each in records if each.subject not in others]
-    return unpair(kept, table.split.seed, by_pair=table.unpair is True)
+    by_pair = table.unpair is True or source.pairs_by == "table"
+    return unpair(kept, table.split.seed, by_pair=by_pair)
 
 
 def people_of_other_kinds(records: Iterable[Record], spacing_is_set: bool) -> set[str]:

@@ -136,16 +136,20 @@ def prepare_batches(parts: Parts) -> str:
     for letter, companion_of in companions.items():
         batches.sets[letter].companions = companion_of
 
-    if said := _true_pairs(batches.sets, companions):
+    by_names = parts.data.source.pairs_by == "names"
+    if said := _true_pairs(batches.sets, companions, by_names):
         parts.method.companions_note += f"; {said}"
         known = parts.data.consequences()
         parts.data.warnings = known if said in known else [*known, said]
     return said
 
 
-def _true_pairs(sets: Mapping[str, ImageSet], companions: Mapping[str, Companions]) -> str:
+def _true_pairs(
+    sets: Mapping[str, ImageSet], companions: Mapping[str, Companions], by_names: bool
+) -> str:
     """How many training images have their own patient, and their true partner, among their
-    matches, or are of unknown patients and have one match; "" where none.
+    matches, or are of unknown patients and have one match; "" where none. Partners `by_names` alone
+    do not count.
     """
     images = 0
     alone = 0
@@ -160,9 +164,7 @@ def _true_pairs(sets: Mapping[str, ImageSet], companions: Mapping[str, Companion
         for record, like in zip(sets[letter].records, likes.tolist(), strict=True):
             images += 1
             alone += getattr(companion_of, "alone", False) and not record.subject
-            same = [
-                others[n] for n in like if record.subject and others[n].subject == record.subject
-            ]
+            same = [others[n] for n in like if _is_one_patient(record, others[n], by_names)]
             of_patient += bool(same)
             of_partner += any(_is_partner(record, each) for each in same)
 
@@ -178,6 +180,13 @@ def _true_pairs(sets: Mapping[str, ImageSet], companions: Mapping[str, Companion
         f"{of_patient} of {images} training images are matched with an image of their own patient,"
         f" {of_partner} of them with their true partner, so this is no unpaired training"
     )
+
+
+def _is_one_patient(record: Record, other: Record, by_names: bool) -> bool:
+    """Whether two images are of one patient, of an unknown one those of a pair not `by_names`."""
+    if record.subject:
+        return record.subject == other.subject
+    return not by_names and record.pair is not None and record.pair == other.pair
 
 
 def _is_partner(record: Record, other: Record) -> bool:

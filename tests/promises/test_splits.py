@@ -207,6 +207,38 @@ def test_matches_with_the_own_patient_are_said_beside_scores(scans, whole, told)
         assert "with one partner alone" not in said, "the patients are known"
 
 
+@pytest.mark.parametrize(
+    ("columns", "unpair", "images", "told"),
+    [
+        ("path,domain,pair", "auto", 3, False),  # of each pair one
+        ("path,domain,pair", "false", 6, True),
+        ("T1,T2", "false", 6, True),
+        ("path,domain", "false", 6, False),  # names alone say the pairs
+    ],
+)
+def test_pairs_of_a_table_are_true_partners(tmp_path, columns, unpair, images, told):
+    rows = [columns]
+    for number in range(20):
+        head = files.numbers(number, (32, 32))
+        t1, t2 = (f"{domain}/{number:02d}.png" for domain in ("T1", "T2"))
+        files.picture(tmp_path / t1, head)
+        files.picture(tmp_path / t2, 255 - head)
+        pair = f",n{number}" * columns.endswith("pair")
+        rows += [f"{t1},{t2}"] if columns == "T1,T2" else [f"{t1},T1{pair}", f"{t2},T2{pair}"]
+    table = tmp_path / "scans.csv"
+    table.write_text("\n".join(rows), "utf-8")
+    options = (f'data.unpair={unpair if unpair == "false" else json.dumps(unpair)}',)
+    options += ('method.pairs="weak_pairs"',)
+
+    outcome = train(table, *(word for option in options for word in ("--set", option))).ok()
+
+    assert f"T1: {images} images" in outcome.out
+    assert bool(re.search(OF_OWN_PATIENT, " ".join(outcome.out.split()))) == told
+    assert check(table)["summary"]["pairs"].split("; ")[0].endswith("by name") == (
+        columns == "path,domain"
+    )
+
+
 def test_unknown_people_compared_with_one_partner_are_warned_of(tmp_path):
     """The same heads in both domains, slice by slice."""
     for number in range(20):

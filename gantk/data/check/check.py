@@ -453,9 +453,10 @@ def _summary_of_use(found: Examination, usage: Study) -> dict[str, str]:
     """Topic -> a line of text about how a training would use the images, where there is one."""
     pairs = [*complete_pairs(usage.records).values()]
     measured = found.fit.measured if found.fit else "none"
-    # only names say that two files without a voxel grid are a pair
+    # only names say that two files without a voxel grid are a pair, where no table does
     by_name = any(x["a"].file and not x["a"].file.row.is_volume for x in pairs)
-    known = "by name" if by_name else "registered"
+    is_stated = usage.source.pairs_by == "table"
+    known = "by name" if by_name and not is_stated else "registered"
     said = f"{len(pairs)} {known}; {measured} measured" if pairs else "none found"
     if not pairs and on_other_grids(usage.records):
         said = "none found on one grid: use --set data.source.onto=a"

@@ -220,4 +220,4 @@ class Files(VolumeSource):
         by_itself = not (self.patient or self.layout)
         named = "{person}" in self.catalog.layout or not any(row.subject for row in rows)
         # domains A and B say nothing of patients
-        self.patients_guessed = by_itself and named and not are_volumes
+        self.pairs_by = "names" if by_itself and named and not are_volumes else ""

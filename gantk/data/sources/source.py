@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gantk.catalog.catalog import Case, Catalog, Row, compose_text, encodable
 from gantk.catalog.contrasts import contrast_names
@@ -37,7 +37,8 @@ class ImageSource:
     Attributes:
         notes: sentences on images that were left out.
         doubts: what must be answered before a training.
-        patients_guessed: whether names of pictures alone suggest that patients are in both domains.
+        pairs_by: "names" of pictures alone suggest who is in both domains; or a "table" states the
+            pairs.
         planes: the part of each volume whose slices are used, from start to end.
         rows: of the catalog, those of its records; none where images are computed.
         parts: the sources that it joins or wraps.
@@ -48,7 +49,7 @@ class ImageSource:
 
     notes: Sequence[str] = ()
     doubts: Sequence[UserError] = ()
-    patients_guessed: bool = False
+    pairs_by: Literal["", "names", "table"] = ""
     planes: tuple[float, float] = (0.0, 1.0)
     rows: Sequence[Row] = ()
     parts: Sequence[ImageSource] = ()

@@ -94,8 +94,11 @@ class Manifest(VolumeSource):
         )
         rows = self.rows_of_domains()
         if not self.several:
-            are_named = "pair" not in table.columns and not any(row.subject for row in rows)
-            self.notes = pair_rows(rows, self.onto, are_named and not table.column_of)
+            if table.column_of or "pair" in table.columns:
+                self.pairs_by = "table"
+            elif not any(row.subject for row in rows):
+                self.pairs_by = "names"
+            self.notes = pair_rows(rows, self.onto, self.pairs_by == "names")
         return rows
 
     def _doubts_about_patients(self, rows: Sequence[Row]) -> list[UserError]:
