@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, Self
@@ -398,21 +399,44 @@ def check_networks(
     Raises:
         UserError: the `check_size` of a network refuses the size.
     """
-    whole = size in (None, method.geometry.size)
-    size = size or method.geometry.size
+    whole = method.geometry.size
+    size = size or whole
     for name, network in method.named_children():
         check = getattr(network, "check_size", None)
         if check is not None:
             try:
                 check(size)
             except UserError as error:
-                error.where = f"{key if whole else 'size of a stage'} = {list(size)}, for {name}"
-                stages = (
-                    "choose a data.size (or data.patch, if set) that fits every stage, or"
-                    " train without this stage"
-                )
-                error.remedy = (error.remedy or "").replace("data.size", key) if whole else stages
+                error.where = f"{key} = {list(size)}, for {name}"
+                error.remedy = (error.remedy or "").replace("data.size", key)
+                if key == "data.size" and size != whole:
+                    _describe_stage(error, check, size, whole)
+                    error.where = f"{key} = {list(whole)}, for {name}"
                 raise
+
+
+def _describe_stage(
+    error: UserError, check: Callable, size: tuple[int, ...], whole: tuple[int, ...]
+) -> None:
+    """Say of a network that cannot process images of the `size` of a stage which size of `whole` images
+    it can.
+    """
+    given, scaled = (" x ".join(map(str, sides)) for sides in (whole, size))
+    error.what = (
+        f"images of {given} do not fit, as a stage trains on them at {scaled}: {error.what}"
+    )
+    error.allowed = f"in this stage {error.allowed}"
+    error.remedy = "train without this stage"
+    for exponent in range(1, 10):
+        multiple = 2**exponent
+        larger = [-(-side // multiple) * multiple for side in whole]
+        with suppress(UserError):
+            check(tuple(larger))
+            check(
+                tuple(n * part // side for n, part, side in zip(larger, size, whole, strict=True))
+            )
+            error.remedy = f"set data.size (or data.patch, if set) to {larger}, or {error.remedy}"
+            return
 
 
 def check_output_range(method: Method) -> None:

@@ -308,7 +308,7 @@ def neighbouring_slices(
             f"neighbouring slices are needed, but the position of {len(unplaced)} of"
             f" {count_noun(records, 'image')} is not known. The first is '{unplaced[0].key}'"
         )
-        remedy = "set data.neighbours = 0, or use volumes or numbered slices"
+        remedy = "use volumes or numbered slices, or train with data.neighbours = 0"
         raise UserError(what, where="data.neighbours", remedy=remedy)
 
     heights: Counter[Hashable] = Counter()

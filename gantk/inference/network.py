@@ -54,7 +54,7 @@ class Network(nn.Module):
     def _expect_size(self, size: tuple[int, ...]) -> None:
         """UserError where a network cannot process images of these sides."""
         try:
-            check_networks(self.method, size)
+            check_networks(self.method, size, "image")
         except UserError as error:
             error.where = "image"
             error.remedy = "pad the image, or use model.translate, which does"

@@ -114,10 +114,11 @@ def check_input(
 ) -> tuple[Image, InputCheck]:
     """Compare an image with the training images of a model; returns it as in the training, and what
     is said about it. `contrast` is its name where a patient has several; `trained_on` the run whose
-    training images show the same patient.
+    training images show the same patient, or are this image.
 
     It does not fit where plugins or the skull raise a doubt, or where it is far outside the ranges
-    of the training images; it fits partly where it is a little outside.
+    of the training images; it fits partly where it is a little outside. Of a model that does not
+    know the looks of its training images no other image fits better than "not recorded".
     """
     remarks = [line.removeprefix(f"'{image.path}'").lstrip(": ") for line in image.remarks]
     given = image
@@ -130,18 +131,19 @@ def check_input(
 
     notes: list[Note] = []
     if trained_on:
+        seen = "patient" if image.facts.get("patient") else "image"
         line = (
-            f"the model was trained on this patient (training images of '{trained_on}'), so the"
-            " result does not show how well other patients are translated"
+            f"the model was trained on this {seen} (training images of '{trained_on}'), so the"
+            f" result does not show how well other {seen}s are translated"
         )
         notes.append(("warning", line))
     notes += [("note", line) for line in (*remarks, *_changes(given, image, frame, contrast))]
     notes += [("warning", line) for line in doubts]
     notes += [("note", line) for line in near]
 
-    fits = "yes"
-    if found:
-        fits = "no" if doubts else "partly"
+    fits = "partly" if near else "yes"
+    if doubts:
+        fits = "no"
     elif why := _why_not_recorded(frame, contrast):
         fits = "not recorded"
         notes.append(("note", why))

@@ -27,7 +27,7 @@ from gantk.data.preparation import Pair, Record, patients_of
 from gantk.data.recipe_data import with_test_data, without_training
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.spread import spread, spread_over_owners
-from gantk.errors import UserError, count_noun, join_first
+from gantk.errors import UserError, argument, count_noun, join_first
 from gantk.files import sha256_of
 from gantk.formats.files import natural, read, write
 from gantk.formats.image import Image, in_channels
@@ -170,6 +170,7 @@ def compare_models(
     if first.run is None:
         allowed = "models of which the first is a run or a packed model"
         raise UserError("these models cannot be compared", where="RUN", allowed=allowed)
+    directions = _shared_directions(loaded, data)
     table = without_training(with_test_data(first.run.recipe(), data, set, layout))
     source, records = source_and_records(table, type(first.method))
     if read_by := layouts_in_words(source):
@@ -199,11 +200,11 @@ def compare_models(
             where="--data",
             remedy="name scans of other patients",
         )
+    unknown = any(not pair["a"].subject for pair in pairs)
     whose = count_noun(patients_of(pair["a"] for pair in pairs), "patient")
+    whose = "unknown patients" if unknown else whose
     say(f"data     tested: {count_noun(pairs, 'pair')} of {whose}")
-    table, means, pictures, warnings = _score_systems(
-        systems, _shared_directions(loaded), pairs, parts
-    )
+    table, means, pictures, warnings = _score_systems(systems, directions, pairs, parts)
     higher = {}
     units = {}
     for direction, scores in means[INPUT].items():
@@ -213,7 +214,6 @@ def compare_models(
     of_models = table[table.system.isin(system.name for system in systems)]
     compared = compare_systems(of_models, higher, units)
     _say_tests(compared, means, units, say)
-    unknown = any(not pair["a"].subject for pair in pairs)
     results = {}
     for system in systems:
         split = SplitSummary(by="patient", unknown_patients=unknown, consequences=system.doubts)
@@ -359,7 +359,9 @@ def _score_systems(
                 tables.append(_mean_of_models(lines).assign(system=name))
                 means[name][title] = of_system
                 for file in made:
-                    if (own := of_direction.get((file.patient, file.name))) is not None:
+                    if (
+                        own := of_direction.get((file.patient or file.name, file.name))
+                    ) is not None:
                         output, truth = (each.middle_plane for each in file.read())
                         own |= {TRUTH: truth, name: output if name == INPUT else line(output)}
             alarm = "" if is_baseline else _alarm_of_contrast(of_direction.values(), name)
@@ -375,7 +377,7 @@ def _write_translations(translations: Translations, to: str, folder: Path) -> li
         write(path, replace(image, dtype=None))
         both = partial(_with_truth, path, pair[to])
         about = partial(_regions, pair, to)
-        made.append(FilePair(pair["a"].key, _patient(pair), both, about))
+        made.append(FilePair(pair["a"].key, pair["a"].subject, both, about))
     return made
 
 
@@ -477,9 +479,9 @@ def _patients_seen(model: Model, pairs: Sequence[Pair], hash_of: Callable[[Path]
     }
 
 
-def _shared_directions(models: Mapping[str, Model]) -> dict[str, Frame]:
+def _shared_directions(models: Mapping[str, Model], data: str | Path) -> dict[str, Frame]:
     """The directions of the first model that all others have, by the letter of their target; UserError
-    without any.
+    without any, which names those of each and how to score it on `data`.
     """
     first, *others = models.values()
     shared = dict(first.frames)
@@ -490,9 +492,24 @@ def _shared_directions(models: Mapping[str, Model]) -> dict[str, Frame]:
             except UserError:
                 shared.pop(to, None)
     if not shared:
-        remedy = "name models of the same two domains"
-        raise UserError("the models share no direction", where="RUN", remedy=remedy)
+        own = (
+            f"{name} makes {join_words([*map(_in_words, model.frames.values())])}"
+            for name, model in models.items()
+        )
+        alone = (f"gantk eval {argument(name)} --data {argument(data)}" for name in models)
+        raise UserError(
+            f"the models share no direction: {'; '.join(own)}",
+            where="RUN",
+            remedy=f"name models of the same two domains, or score each alone: {'; '.join(alone)}",
+        )
     return shared
+
+
+def _in_words(frame: Frame) -> str:
+    """What a direction makes of what."""
+    if frame.completes:
+        return f"any of {', '.join(frame.targets)} of the others"
+    return f"{frame.target} of {frame.source}"
 
 
 def _with_truth(path: Path, truth: Record) -> tuple[Image, Image]:

@@ -257,6 +257,21 @@ class RunRecord:
         return self.sets is not None and not self.sets.validation and not self.sets.test
 
     @property
+    def why_unscored(self) -> str:
+        """Why there are no scores."""
+        last = self.log.last_step
+        total = self.recipe.train.steps
+        if last is None:
+            return "training has not reached its first log point"
+        if total and last < total:
+            return f"the run stopped at step {last:,} of {total:,}"
+        if self.holds_out_nothing:
+            return "nothing was held out: all images were trained on, so there are no test images"
+        if self.is_evaluated:
+            return "no held-out pairs are known, so there were no real images to compare with"
+        return "metrics.json is absent, so the evaluation did not finish or was not asked for"
+
+    @property
     def domains(self) -> tuple[str, ...]:
         """The names of domains a and b, from the recipe or, failing that, from metrics.json."""
         return tuple(self.recipe.data.domains or self.results.domains)

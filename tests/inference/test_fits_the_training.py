@@ -227,6 +227,12 @@ CASES = {
         "not recorded",
         "trained on fewer than 4 people: too few to tell whether",
     ),
+    "a model of few people, a reformatted scan": (
+        {"doubts": [("it is computed", False)]},
+        {"looks": False},
+        "not recorded",
+        "computed",
+    ),
     "a model of generated images": (
         {},
         {"traits": {}, "looks": False},

@@ -116,8 +116,8 @@ def test_held_out_patients_are_named_and_known_to_translate(divided):
         out = divided.parent / f"{model.name} {side}"
         translate(model, records[0]["path"], out, to="T2", say=said.append)
         notes = [each for each in said if each.startswith(("note ", "warning "))]
-        first = next(each for each in notes if "this patient" in each or "fits the" in each)
-        assert ("the model was trained on this patient" in first) == (side == "train"), said
+        first = next(each for each in notes if "this image" in each or "fits the" in each)
+        assert ("the model was trained on this image" in first) == (side == "train"), said
 
 
 @pytest.mark.slow
@@ -227,7 +227,7 @@ def test_pairs_of_a_table_are_true_partners(tmp_path, columns, unpair, images, t
         rows += [f"{t1},{t2}"] if columns == "T1,T2" else [f"{t1},T1{pair}", f"{t2},T2{pair}"]
     table = tmp_path / "scans.csv"
     table.write_text("\n".join(rows), "utf-8")
-    options = (f'data.unpair={unpair if unpair == "false" else json.dumps(unpair)}',)
+    options = (f"data.unpair={unpair if unpair == 'false' else json.dumps(unpair)}",)
     options += ('method.pairs="weak_pairs"',)
 
     outcome = train(table, *(word for option in options for word in ("--set", option))).ok()

@@ -132,7 +132,7 @@ class FileSource(_Defaults):
         self.names = dict(zip(domain_letters(self.domains), self.domains, strict=True))
         # the contrasts of each domain, one channel each
         self.contrasts = {x: contrast_names(name) for x, name in self.names.items()}
-        self.wanted = [name for names in self.contrasts.values() for name in names]
+        self.wanted = [*dict.fromkeys(name for names in self.contrasts.values() for name in names)]
         self.several = any(len(names) > 1 for names in self.contrasts.values())
         self.reader = Reader(self.dims)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from gantk.errors import UserError, count_noun, join_first
+from gantk.errors import UserError, count_noun
 from gantk.files import expect_file, make_folder, write_output
 from gantk.guest import Say
 from gantk.metrics.compare_models import (
@@ -68,7 +68,6 @@ OTHER_SCALES = (
     " `gantk eval RUN OTHER --data SCANS`, or train with equal data.size, data.fit and"
     ' data.intensity, and with data.intensity.per = "volume".'
 )
-UNSCORED = "without scores, as a training has not ended or no pairs are known"
 ONE_SEED = (
     "The tests are over patients, not over trainings: a training with another seed gives other scores."
     " Train each recipe with several (`--set train.seed=1`); those of one recipe count as one here."
@@ -166,8 +165,9 @@ def write_report(
 
 def _say_warnings(runs: Mapping[str, RunRecord], say: Say) -> None:
     """Say which runs have no scores, and warnings about their images, each once."""
-    if unscored := [name for name, run in runs.items() if not run.results.metrics]:
-        say(with_label("warning", f"{UNSCORED}: {join_first(unscored)}"))
+    for name, run in runs.items():
+        if not run.results.metrics:
+            say(with_label("warning", f"{name} has no scores: {run.why_unscored}"))
     for said in dict.fromkeys(line for run in runs.values() for line in run.warnings):
         whose = join_words([name for name, run in runs.items() if said in run.warnings])
         say(with_label("warning", f"{whose}: {' '.join(said.split())}"))
@@ -218,7 +218,8 @@ def write_model_figures(
 ) -> None:
     """Write scores and figures of models that were compared on scans, as `write_report` does of runs."""
     models = [*found.left_out]
-    labels = number_names({*found.scores.patient})
+    shown = {patient for images in found.pictures.values() for patient, _ in images}
+    labels = number_names({*found.scores.patient, *shown} - {""})
     outputs = {f"output {name}": name for name in models}
     images: dict[str, list[ShownImage]] = {}
     for direction, of_images in found.pictures.items():
