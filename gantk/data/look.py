@@ -31,13 +31,17 @@ class Plane(NamedTuple):
 
     def content(self) -> np.ndarray:
         """The content, or all where there is none, as SIDE x SIDE pixels."""
-        (top, bottom), (left, right) = self.box
-        if bottom - top < 1 or right - left < 1:
-            top, left = 0.0, 0.0
-            bottom, right = self.unit.shape
-        picture = Picture.fromarray(self.unit)
-        box = (left, top, right, bottom)
-        return np.asarray(picture.resize((SIDE, SIDE), Picture.Resampling.BILINEAR, box=box))
+        is_empty = any(end - start < 1 for start, end in self.box)
+        return self.scaled(SIDE, [(0, side) for side in self.unit.shape] if is_empty else self.box)
+
+    def scaled(self, side: int, box: Sequence[tuple[float, float]]) -> np.ndarray:
+        """A part of the picture, a range of each axis, as `side` x `side` pixels, averaged where it
+        is larger.
+        """
+        (top, bottom), (left, right) = box
+        picture = Picture.fromarray(np.ascontiguousarray(self.unit, dtype=np.float32))
+        corners = (left, top, right, bottom)
+        return np.asarray(picture.resize((side, side), Picture.Resampling.BILINEAR, box=corners))
 
 
 def planes_of(pixels: np.ndarray) -> list[Plane]:

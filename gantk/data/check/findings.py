@@ -265,9 +265,7 @@ def _mixtures(items: Sequence[Inspected], of: str, study: Study | None) -> Itera
         counts = Counter(filter(None, values)).most_common()
         if len(counts) > 1:
             usual = None, counts[0][0]
-            odd = [
-                item.name for item, value in zip(items, values, strict=True) if value not in usual
-            ]
+            odd = [item.name for item in items if value_of(item.facts) not in usual]
             counted = join_first([f"{count} {value}" for value, count in counts])
             is_open = study and study.guessed and {*values} == {"with 1", "with 3"}
             severity = "note" if is_open else None

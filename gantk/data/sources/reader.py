@@ -132,17 +132,13 @@ class Reader:
         if not row.contrasts:
             return self._fit_channels(row, read(row))
 
-        channels: list[np.ndarray | None] = []
-        for scan in row.contrasts.values():
-            if scan is None:
-                channels.append(None)
-            else:
-                pixels = read(replace(row, scan=scan, contrasts=None))
-                channels.append(self._fit_channels(row, pixels)[0])
-
-        shape = next(one.shape for one in channels if one is not None)
-        missing = np.full(shape, np.nan, np.float32)
-        return np.stack([missing if one is None else one for one in channels])
+        channels = {
+            name: self._fit_channels(row, read(replace(row, scan=scan, contrasts=None)))[0]
+            for name, scan in row.contrasts.items()
+            if scan is not None
+        }
+        missing = np.full_like(next(iter(channels.values())), np.nan)
+        return np.stack([channels.get(name, missing) for name in row.contrasts])
 
     def _expect_dims(self, path: Path, pixels: np.ndarray) -> None:
         if pixels.ndim - 1 != self.dims:

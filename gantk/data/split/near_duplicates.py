@@ -31,7 +31,6 @@ from operator import attrgetter
 from zlib import crc32
 
 import numpy as np
-from PIL import Image as Picture
 
 from gantk.data.look import HEIGHTS, Plane, planes_of
 from gantk.data.preparation import Preparation, Record
@@ -142,22 +141,17 @@ def thumbnails(plane: Plane) -> bytes:
 
     Empty where there is too little to compare: little content, or nothing but a ramp.
     """
-    (top, bottom), (left, right) = plane.box
-    if min(bottom - top, right - left) < MIN_CONTENT_SIDE:
+    if min(end - start for start, end in plane.box) < MIN_CONTENT_SIDE:
         return b""
-    height, width = plane.unit.shape
-    boxes = ((0, 0, width, height), (left, top, right, bottom))
-    images = np.stack([_thumbnail(plane.unit, box) for box in boxes])
+    frame = [(0, side) for side in plane.unit.shape]
+    images = np.stack([_levels(plane.scaled(THUMBNAIL_SIDE, box)) for box in (frame, plane.box)])
     inner = images[..., EDGE_PIXELS:-EDGE_PIXELS, EDGE_PIXELS:-EDGE_PIXELS].astype(np.float32)
     share = _high_pass(images).std(axis=(-2, -1)) / np.maximum(inner.std(axis=(-2, -1)), 1e-6)
     return images.tobytes() if share.min() >= MIN_DETAIL_SHARE else b""
 
 
-def _thumbnail(gray: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
-    """The box (left, top, right, bottom) as 32 x 32 pixels of 8 bits, averaged where it is larger."""
-    picture = Picture.fromarray(np.ascontiguousarray(gray, dtype=np.float32))
-    size = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
-    small = np.asarray(picture.resize(size, Picture.Resampling.BILINEAR, box=box))
+def _levels(small: np.ndarray) -> np.ndarray:
+    """Pixels as 8 bits, from their minimum to their maximum."""
     return np.round((small - small.min()) * (255 / max(np.ptp(small), 1e-12))).astype(np.uint8)
 
 

@@ -11,7 +11,7 @@ from gantk.data.cache import digest
 from gantk.data.preparation import Record
 from gantk.data.split.split import Splits
 from gantk.data.split_json import RECORDED_SETS, RecordedImage, RecordedSets
-from gantk.errors import UserError, count_noun
+from gantk.errors import UserError, count_noun, join_first
 from gantk.formats.files import files_of
 
 Hash = Callable[[Iterable[Path]], dict[Path, str]]
@@ -150,9 +150,6 @@ def _expect_unchanged(
 
 
 def describe_images(keys: Iterable[str]) -> str:
-    """`5 images ('p01/t1.nii', 'p02/t1.nii', 'p03/t1.nii', ...)`: how many, and the first files."""
+    """`5 images ('p01/t1.nii', 'p02/t1.nii' and 3 more)`: how many, and the first files."""
     names = list(dict.fromkeys(key.partition("/plane-")[0] for key in keys))
-    first = ", ".join(map(repr, names[:3]))
-    if len(names) > 3:
-        first += ", ..."
-    return f"{count_noun(names, 'image')} ({first})"
+    return f"{count_noun(names, 'image')} ({join_first([*map(repr, names)])})"
