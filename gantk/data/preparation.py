@@ -7,7 +7,7 @@ from __future__ import annotations
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,7 @@ def letter_of(key: Any, letters: Mapping[str, str]) -> str | None:
     return name_or_letter if name_or_letter in letters else None
 
 
+@dataclass(eq=False)
 class Preparation:
     """Turns records into network images of `size`; thread-safe.
 
@@ -119,29 +120,22 @@ class Preparation:
     `Record.read`. Records without files are not cached.
     """
 
-    def __init__(
-        self,
-        records: Sequence[Record],
-        size: tuple[int, ...],
-        fit: FitMode,
-        cache: Cache | None = None,
-        # JSON: the source's options, plane and spacing, versions of the code that reads
-        about: Any = "",
-        intensity: Any = "",  # JSON: the options of the intensity mapping, for the figures of scans
-        # domains of label maps, which are resized to the nearest pixel
-        nearest: Sequence[str] = (),
-    ):
-        self.size = tuple(size)
-        self.fit = fit
-        self.cache = cache
-        self.about = about
-        self.intensity = intensity
-        self.nearest = nearest
+    records: InitVar[Sequence[Record]]
+    size: tuple[int, ...]
+    fit: FitMode
+    cache: Cache | None = None
+    # JSON: the source's options, plane and spacing, versions of the code that reads
+    about: Any = ""
+    intensity: Any = ""  # JSON: the options of the intensity mapping, for the figures of scans
+    # domains of label maps, which are resized to the nearest pixel
+    nearest: Sequence[str] = ()
+
+    def __post_init__(self, records: Sequence[Record]):
         # the slices of a record's image, see `neighbouring_slices`
         self.stacks: dict[tuple[str, str], list[Record]] = {}
         groups: dict[Hashable, list[Record]] = defaultdict(list)
         for record in sorted(records, key=lambda one: one.key):
-            if cache is not None and record.files:
+            if self.cache is not None and record.files:
                 groups[record.domain, record.files].append(record)
 
         self._places = {
