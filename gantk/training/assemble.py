@@ -184,9 +184,9 @@ def _true_pairs(
 
 def _is_one_patient(record: Record, other: Record, by_names: bool) -> bool:
     """Whether two images are of one patient, of an unknown one those of a pair not `by_names`."""
-    if record.subject:
-        return record.subject == other.subject
-    return not by_names and record.pair is not None and record.pair == other.pair
+    if record.subject or by_names:
+        return record.subject == other.subject != ""
+    return record.pair == other.pair is not None
 
 
 def _is_partner(record: Record, other: Record) -> bool:
