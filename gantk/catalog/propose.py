@@ -22,7 +22,6 @@ from gantk.formats.files import is_volume, stem_of, suffix_of
 
 UNKNOWN = "?"  # no field yet
 MAX_PROPOSALS = 3
-MAX_UNKNOWN = 5  # parts of a path
 MAX_TRIED_IMAGES = 400
 MAX_VERSIONS = 3  # folders, of which a line names one
 
@@ -135,8 +134,6 @@ def _lines_of_shape(shape: str, volumes: bool) -> Iterator[str]:
     anything behind.
     """
     count = shape.count(UNKNOWN)
-    if count > MAX_UNKNOWN:
-        return
     if not count:
         yield shape
     stars = ["*"] * count
@@ -149,8 +146,6 @@ def _lines_of_shape(shape: str, volumes: bool) -> Iterator[str]:
         for fields in later:
             yield _put(shape, [*before, "{patient}", *fields[:rest]])
         yield _put(shape, stars[:patient] + ["{patient}"] * (count - patient))
-    if count and not volumes:
-        yield _put(shape, [*stars[1:], "{name}"])
 
 
 def _put(shape: str, fields: Sequence[str]) -> str:

@@ -26,7 +26,7 @@ from gantk.terminal import Command, device_option, layout_option, overwrite_opti
     "--hours",
     type=click.FloatRange(0.01, 10_000),
     default=2.0,
-    help="Hours that the training may take on this machine. Default: 2.",
+    help="Hours that a run may take on this machine, as busy as now. Default: 2.",
 )
 @click.option(
     "--out",
@@ -72,8 +72,7 @@ def plan_command(scans, out, methods, overwrite, **options) -> None:
         write_output(each, text.encode())
     heads = (text.split("\n\n")[0].replace("\n#   ", " ").splitlines()[1:] for text in texts)
     for line in dict.fromkeys(chain.from_iterable(heads)):
-        if not methods or not line.startswith("# method"):
-            say(line.removeprefix("# "))
+        say(line.removeprefix("# "))
 
     say(f"written  {' and '.join(map(str, targets))}, with a reason on each line")
     _say_runs(targets, names, folds, options["hours"], scans)

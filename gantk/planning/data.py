@@ -9,7 +9,6 @@ from dataclasses import replace
 from statistics import median
 from typing import Any
 
-from gantk.data.check.kinds import width_ratio
 from gantk.data.preparation import patients_of
 from gantk.data.split import SplitTable, few_test_patients, patients_who_lack, split_records
 from gantk.data.test_size import least_patients
@@ -35,15 +34,10 @@ def proposals(kind: str, *about: Any, **options: Any) -> Iterator[Any]:
 def data_lines(seen: Scans) -> Lines:
     """Source, domains, augmentation, grid, intensities and split."""
     misfit = bool(seen.fit and not seen.fit.good)
-    counts = (
-        f"{name}: {count_noun([f for f in seen.files if name in f['domains']], 'image')}"
-        for name in seen.domains
-    )
-    slices = f"slices, because 3-D networks need more than {count_noun(seen.volumes, 'volume')}"
     lines: Lines = {
         "data.source": _source(seen, misfit),
-        "data.domains": (seen.domains, ", ".join(counts)),
-        "data.dims": (2, slices if seen.volumes else "pictures"),
+        "data.domains": (seen.domains, "what the images show"),
+        "data.dims": (2, "slices of volumes" if seen.volumes else "pictures"),
     }
     channels = seen.study.table.channels
     if channels:
@@ -57,7 +51,7 @@ def data_lines(seen: Scans) -> Lines:
     if misfit:
         why = "the two images of a patient do not fit each other"
         lines["data.unpair"] = (False, f"training uses both images of a patient, because {why}")
-        lines["data.same_patient"] = (True, f"this is not a leak, because {why}")
+        lines["data.same_patient"] = (True, "this is not a leak")
     if seen.volumes:
         lines |= _grid(seen)
     split, why, _ = planned_split(seen)
@@ -72,9 +66,6 @@ def _source(seen: Scans, misfit: bool) -> tuple[dict[str, Any], str]:
     why = [count_noun(seen.files, "image")]
     if not seen.volumes:
         options.pop("planes", None)
-    elif "planes" in options:
-        why.append("planes: the part of each stack whose slices are used")
-
     if "onto" in options:
         why.append(
             "onto: a patient's scans have different grids, and the second is resampled onto the"
@@ -82,10 +73,6 @@ def _source(seen: Scans, misfit: bool) -> tuple[dict[str, Any], str]:
         )
     if misfit and "pairs" in seen.source:
         options["pairs"] = "none"
-        why.append(
-            "pairs: the images that are pairs by name do not fit each other, so no score compares"
-            " them"
-        )
 
     return options, "; ".join(why)
 
@@ -105,8 +92,7 @@ def _grid(seen: Scans) -> Lines:
     resampled_by_source = seen.source.get("onto", "none") != "none"
     if resampled_by_source or all(max(axis) / min(axis) <= 1.1 for axis in axes):
         return {}
-    low, high = (" x ".join(f"{end(axis):.3g}" for axis in axes) for end in (min, max))
-    why = f"in mm; voxels measure {low} to {high}, and all scans are resampled to the median"
+    why = "in mm; voxel sizes differ, and all scans are resampled to the median"
     return {"data.spacing": ([round(median(axis), 3) for axis in axes], why)}
 
 
@@ -118,7 +104,6 @@ def _intensity(seen: Scans) -> tuple[dict[str, Any], str]:
 
     mappings = []
     whys = []
-    range_ratios = []
     for name, kind in zip(seen.domains, seen.kinds, strict=True):
         files = [each for each in seen.files if name in each["domains"]]
         mapping, why = next(proposals("intensity", name, kind, files), (usual, ""))
@@ -126,14 +111,8 @@ def _intensity(seen: Scans) -> tuple[dict[str, Any], str]:
         if why:
             whys.append(why)
         elif seen.are_whole:
-            range_ratios.append(width_ratio(files))
-
-    if range_ratios:
-        whys.append(
-            "each scan is mapped by its own range, because scanners share no scale (here the ranges"
-            f" of scans differ by up to {max(range_ratios):.1f} to 1)"
-        )
-    why = "; ".join(whys) or "the 99.9th percentile is the upper end of the range"
+            whys.append("each scan is mapped by its own range, because scanners share no scale")
+    why = "; ".join(dict.fromkeys(whys)) or "the 99.9th percentile is the upper end of the range"
     first, last = mappings[0], mappings[-1]
     return first if first == last else {"name": "domains", "a": first, "b": last}, why
 
@@ -154,11 +133,9 @@ def planned_split(seen: Scans) -> tuple[dict[str, Any] | None, str, int]:
     )
     values: dict[str, Any] = {"test": 0.2, "validation": 0.1, "by": "patient"}
     if patients < 2:
-        why = "too few patients to hold one out" if seen.patients else "the patients are not known"
-        values["by"], units = "image", "single images"
-        if all(record.position is not None for record in seen.records):
-            values["by"], units = "block", "runs of neighbouring slices"
-        return values, f"{units} are held out: {why}", 0
+        are_slices = all(record.position is not None for record in seen.records)
+        values["by"] = "block" if are_slices else "image"
+        return values, f"by {values['by']}: the patients are not known, or too few", 0
 
     folds = min(MAX_FOLDS, patients)
     if patients < least_patients():

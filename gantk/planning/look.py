@@ -47,7 +47,6 @@ class Pixels:
     shape: tuple[int, ...]  # median rows and columns
     content: tuple[int, ...]  # sides of the centred box that holds all foreground
     empty: float  # smallest share of pixels that are exactly the background's value
-    seen: float  # mean share of foreground pixels
     mirror: float  # median correlation of the content with its mirror image
 
 
@@ -156,8 +155,7 @@ class Scans:
     @property
     def _are_scans(self) -> bool:
         """Whether the files are scans, and no pictures."""
-        of_headers = [file.get("spacing") for file in self.files]
-        return bool(self.volumes or (of_headers and all(of_headers)))
+        return bool(self.volumes) or all(file.get("spacing") for file in self.files)
 
     @property
     def is_stripped(self) -> bool | None:
@@ -225,7 +223,6 @@ def pixels_of(records: Sequence[Record]) -> Pixels:
         shape=tuple(map(int, shape)),
         content=tuple(max(_reach(mask, axis) for mask in foregrounds) for axis in (0, 1)),
         empty=min(float((image == background_level(image)).mean()) for image in images),
-        seen=float(np.mean([mask.mean() for mask in foregrounds])),
         mirror=float(np.median(mirrored)),
     )
 

@@ -5,6 +5,7 @@ images that the time allows, with a reason for each choice.
 from __future__ import annotations
 
 import textwrap
+import time
 from collections.abc import Callable, Iterable, Sequence
 from math import ceil, prod
 from pathlib import Path
@@ -29,7 +30,8 @@ SIDES = (96, 128, 160, 192, 256, 384)  # longest sides that images are resized t
 NOISE_SIDES = (64, 128)  # of images from noise, whose networks need a power of two
 MAX_NATIVE_SIDE = 512  # pixels; larger images are resized
 USUAL_STEPS = 2400  # of a method that states none
-TIME_SHARE = 0.9  # of the time, for the steps; the rest is for pictures and scores
+TIME_SHARE = 0.9  # of the time, for the start and all steps; the rest is for pictures and scores
+MIN_BASELINE_STEPS = 100  # each may take as long as a step of the training
 # more steps gain little, unless they are fewer than MAX_EPOCHS epochs
 MAX_TIMES_USUAL_STEPS = 10
 MAX_EPOCHS = 1000
@@ -70,7 +72,7 @@ class Choice(NamedTuple):
 def plan(
     scans: str | Path,
     *,
-    hours: float = 2.0,  # training time on this machine
+    hours: float = 2.0,  # of a run on this machine
     set: Iterable[str] = (),  # `KEY=VALUE` settings that the caller has decided
     layout: str = "",  # line that says whose each file is and what it shows
     device: str | None = None,  # None: the best there is
@@ -86,7 +88,7 @@ def plan(
 
     Args:
         scans: the folder of the images.
-        hours: training time on this machine.
+        hours: time of a run on this machine, as busy as now: reading, training and scores.
         set: settings that you have decided yourself: `["data.size=[128, 128]"]`.
         layout: the line that says whose each file is and what it shows, as in `gantk.run`.
         device: "cpu", "cuda", "cuda:1" or "mps". Default: the fastest device of this machine.
@@ -225,26 +227,30 @@ def _choose(
     most_pixels = seconds / (3600 * measured.hours) * prod(smallest.sides)
     affordable = [each for each in sizes if prod(each.sides) <= most_pixels]
     chosen = max(affordable, key=sizes.index, default=smallest)
+    began = time.perf_counter()
     again = measure(chosen)
+    seconds -= time.perf_counter() - began  # a run reads and matches the images too
     if again.fits:
         measured = again
     else:
         chosen = smallest
 
     step_s = 3600 * measured.hours / usual
+    in_time = seconds / step_s
+    if seen.fit and seen.fit.good:
+        in_time -= max(MIN_BASELINE_STEPS, in_time / 5)
     enough = max(usual, MAX_EPOCHS * _image_count(seen) // _batch(seen))
-    steps = int(min(MAX_TIMES_USUAL_STEPS * usual, enough, max(50, seconds / step_s)))
+    steps = int(min(MAX_TIMES_USUAL_STEPS * usual, enough, max(50, in_time)))
 
     def lines(most: int) -> Lines:
         count = min(steps, most)
         why = (
             f"{1000 * step_s:.0f} ms per step, measured on {measured.device}, so they take"
-            f" {duration(count * step_s)}; {duration(3600 * hours)} are given"
+            f" {duration(count * step_s)}; {duration(3600 * hours)} are given, for reading and scores"
+            " too"
         )
         if count < steps:
             why = f"the fewest of the methods, so that they compare; {why}"
-        if count < usual:
-            why += f"; {usual} steps are usual, so a longer training would help"
         return lines_of(chosen, count, why)
 
     return Choice(chosen, steps, lines)
@@ -264,10 +270,12 @@ def _sizes(seen: Scans) -> list[Size]:
         for side in SIDES
         if side < 0.95 * max(whole)
     ]
-    if max(whole) <= MAX_NATIVE_SIDE and not _share_a_grid(seen):
+    if max(whole) > MAX_NATIVE_SIDE:
+        return sizes
+    if not _share_a_grid(seen):
         why = f"most files have {native} pixels"
         sizes.append(Size(tuple(map(_round_up, whole)), "pad", why))
-    elif max(whole) <= MAX_NATIVE_SIDE:
+    else:
         why = f"the pixels of {native} that are not background, at full resolution"
         content = (max(each.content[axis] for each in seen.pixels) for axis in (0, 1))
         sizes.append(Size(tuple(map(_round_up, map(min, whole, content))), "crop", why))
@@ -328,7 +336,8 @@ def _method_lines(seen: Scans, size: Size, hours: float, settings: list[str]) ->
         method = {"name": asked} | {key: method[key] for key in comments if key in method}
 
     lines = {f"method.{key}": (value, comments.get(key, "")) for key, value in method.items()}
-    lines["method.name"] = (method["name"], "set by you" if asked else proposal[1])
+    reasons = ["set by you" if asked else "", proposal[1]]
+    lines["method.name"] = (method["name"], "; ".join(filter(None, reasons)))
     train = mapping(changed.tables.get("train"))
     if "optimizers" in train and method["name"] == changed.tables["method"]["name"]:
         lines["train.optimizer"] = (None, "each network has its own")
@@ -336,7 +345,7 @@ def _method_lines(seen: Scans, size: Size, hours: float, settings: list[str]) ->
             if key in train:
                 lines[f"train.{key}"] = (train[key], f"as in the recipe '{shipped.name}'")
     if "conditional" in method:
-        lines["data.labels"] = (True, f"the method gets the class: {', '.join(seen.classes)}")
+        lines["data.labels"] = (True, "the method gets the class")
     return lines
 
 
@@ -359,26 +368,24 @@ def _training_lines(seen: Scans, steps: int, why: str) -> Lines:
         "train.steps": (steps, why),
         "train.batch": (_batch(seen), "small, so that more steps fit into the time"),
         "train.optimizer": (ADAM, "the usual learning rate"),
-        "train.schedule": ("linear", "the falling learning rate gains the last decibel"),
-        "train.ema": (0.995, "results use the mean weights of about 200 steps"),
-        "train.sample_every": (max(100, steps // 10), "at most ten sets of sample pictures"),
-        "train.save_every": (max(100, steps // 5), "at most five checkpoints"),
+        "train.schedule": ("linear", "the learning rate falls to 0 in the second half"),
+        "train.ema": (0.995, "results use a moving average of the weights"),
+        "train.sample_every": (max(100, ceil(steps / 10)), "steps between sample pictures"),
+        "train.save_every": (max(100, ceil(steps / 5)), "steps between checkpoints"),
     }
     if steps < SHORT_TRAINING_STEPS:
         why = "larger than usual, because there are few steps"
         lines["train.optimizer"] = (ADAM | {"lr": 5e-4}, why)
-        lines["train.ema"] = (0.99, "results use the mean weights of about 100 steps")
+        lines["train.ema"] = (0.99, "smaller than usual, because there are few steps")
 
-    if min(each.seen for each in seen.pixels) >= 0.85:
-        lines["evaluate.regions"] = (["whole"], "the images show no air")
     if len(seen.domains) == 1:
         return lines | {"evaluate.metrics": (["kid"], "compares sets of images")}
 
     if not seen.fit:
         lines["evaluate.metrics"] = (["kid"], "compares sets of images: no pairs are known")
     elif seen.fit.good:
-        why = "steps of a small network without adversary, mostly the strongest baseline"
-        lines["evaluate.regression"] = (max(100, steps // 4), why)
+        why = "steps of a small network without adversary, a baseline"
+        lines["evaluate.regression"] = (max(MIN_BASELINE_STEPS, steps // 4), why)
         lines["evaluate.metrics"] = (["psnr", "ssim", "mae"], "compares with the truth")
     if seen.is_masked:
         why = "background of the input stays background in the result"
@@ -399,17 +406,14 @@ def _text(seen: Scans, lines: Lines, hours: float) -> str:
         facts["split"] = lines["data.split"][1]
     method, why = lines["method.name"]
     facts["method"] = f"{method}: {why}"
-    out = [f"# Made by `gantk plan` for {duration(3600 * hours)} of training. It found:"]
+    out = [f"# Made by `gantk plan` for a run of {duration(3600 * hours)}. It found:"]
     for key, text in facts.items():
         out += _comment(f"{key:7}  {text}")
     for problem in seen.report["problems"]:  # without notes and what the recipe solves
         if problem["severity"] != "note" and problem["kind"] not in SOLVED_PROBLEMS:
             out += _comment(f"{problem['severity']:8} {problem['what']}")
 
-    kind = "unpaired" if len(seen.domains) > 1 else "from noise"
-    if seen.suits_paired:
-        kind = "registered pairs"
-    title = f"Planned: {' and '.join(seen.domains)}, {kind}; {method}, {NOT_PUBLISHED}."
+    title = f"Planned: {' and '.join(seen.domains)}; {method}, {NOT_PUBLISHED}."
     out += ["", "format = 1", f"summary = {toml(title)}"]
     for table in TABLES:
         keys = [name for name in lines if name.startswith(f"{table}.")]

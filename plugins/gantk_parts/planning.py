@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gantk.errors import count_noun
-
 MIN_PATIENTS_WITHOUT_AFFINE = 50  # with fewer, small changes of the images vary them
 
 
@@ -15,14 +13,10 @@ def plan_augments(seen: Any) -> tuple[list[Any], str]:
     mirror = min(each.mirror for each in seen.pixels)
     similar = mirror > 0.5
     augments: list[Any] = ["hflip"] if similar else []
-    alike = "similar" if similar else "not similar"
-    reasons = [f"left and right are {alike} (correlation {mirror:.2f})"]
+    reasons = [f"left and right correlate by {mirror:.2f}"]
     if seen.patients < MIN_PATIENTS_WITHOUT_AFFINE:
         augments.append({"name": "affine", "p": 0.8})
-        of = count_noun(seen.records, "image")
-        if seen.patients:
-            of = count_noun(seen.patients, "patient")
-        reasons.append(f"small rotations, shifts and scalings vary the images of only {of}")
+        reasons.append("small rotations, shifts and scalings vary the images")
     if seen.suits_paired:
         reasons.append("both images of a pair get the same change")
 

@@ -24,7 +24,7 @@ def plan_paired(seen: Any, size: Sequence[int], *, hours: float, dims: int) -> P
     """Pix2Pix for registered pairs."""
     if not seen.suits_paired:
         return None
-    why = f"the pairs fit, so the method is paired: {seen.fit}"
+    why = "" if seen.method else f"the pairs fit, so the method is paired: {seen.fit}"
     return "pix2pix_t1t2", why, _for_size(size)
 
 
@@ -34,28 +34,41 @@ def plan_unpaired(seen: Any, size: Sequence[int], *, hours: float, dims: int) ->
         return None
 
     few_heads = bool(seen.volumes) and 0 < seen.patients < MIN_PATIENTS
-    # the search for like images takes a tenth of the time at most; of few heads none is like another
-    compared = min(MAX_COMPARED_IMAGES, 3600 * hours)
-    is_matched = dims == 2 and not few_heads and len(seen.records) <= compared
+    unmatched = _why_unmatched(seen, few_heads, hours, dims)
     background = MASKED if seen.is_masked else WITH_AIR
     changes: dict[str, Any] = {}
     if "ct" in seen.kinds:
         recipe = "ct_mr_heads"
-        changes = {"pairs": "weak_pairs"} if is_matched else {}
+        changes = {} if unmatched else {"pairs": "weak_pairs"}
     elif {"", "pet"} & {*seen.kinds}:
         recipe = "cyclegan_t1t2"
+        unmatched = "they need named contrasts of MR or CT"
         changes = UNMATCHED | {"flat_region": None, "noise_floor": None}
     elif few_heads:
         recipe = "t1t2_patients"
         changes = {"flat_region": background["flat_region"]}
     else:
         recipe = "dualgan_t1t2"
-        if not is_matched:
+        if unmatched:
             changes = UNMATCHED | {"local_ncc": 2.0, "flat_region": background["flat_region"]}
 
     changes = {key: value for key, value in background.items() if key != "flat_region"} | changes
-    why = f"{_why_unpaired(seen)}, so the method is unpaired"
-    return recipe, why, changes | _contrast(seen) | _for_size(size)
+    why = "" if seen.method else f"{_why_unpaired(seen)}, so the method is unpaired"
+    pairs = f"without weak pairs: {unmatched}" if unmatched else ""
+    reason = "; ".join(filter(None, [why, pairs]))
+    return recipe, reason, changes | _contrast(seen) | _for_size(size)
+
+
+def _why_unmatched(seen: Any, few_heads: bool, hours: float, dims: int) -> str:
+    """Why similar slices are not matched as weak pairs; "" where they are."""
+    if dims != 2 or few_heads:
+        return f"they need slices, of {MIN_PATIENTS} patients or more if of volumes"
+    # the search takes a tenth of the time at most
+    compared = int(min(MAX_COMPARED_IMAGES, 3600 * hours))
+    images = len(seen.records)
+    if images <= compared:
+        return ""
+    return f"at most {compared} images can be compared in this time, not {images}"
 
 
 def _contrast(seen: Any) -> dict[str, Any]:

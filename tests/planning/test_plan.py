@@ -170,6 +170,22 @@ def test_time_decides_size_and_steps(tmp_path, instant_trials):
     assert short["train"]["steps"] < long["train"]["steps"] == 4_000
 
 
+def test_the_steps_of_the_baseline_are_within_the_time_too(tmp_path, instant_trials):
+    tables = tomllib.loads(plan(pictures(tmp_path), hours=0.02))
+    step_s = 0.02 * np.prod(tables["data"]["size"]) / 4096  # of `instant_trials`
+    steps = tables["train"]["steps"], tables["evaluate"]["regression"]
+    assert min(steps) > 0
+    assert step_s * sum(steps) <= 0.02 * 3600
+
+
+@pytest.mark.parametrize(("hours", "said"), [(1e-3, True), (10, False)])
+def test_an_asked_method_says_why_it_has_no_weak_pairs(hours, said, tmp_path, instant_trials):
+    text = plan(pictures(tmp_path), hours=hours, set=["method.name=cyclegan"])
+    assert ("pairs" in tomllib.loads(text)["method"]) != said
+    (line,) = (each for each in text.splitlines() if each.startswith("# method"))
+    assert ("set by you; without weak pairs: at most 3 images" in line) == said
+
+
 def test_recipes_of_several_methods_compare(tmp_path, instant_trials, monkeypatch, gantk):
     tried = trial.predict
 
