@@ -472,8 +472,8 @@ def sample(run, no_post, **options) -> None:
     place=1,
     examples=[
         "gantk eval runs/first                             # a run, on its test patients",
-        "gantk eval t1t2 --data SCANS --json scores.json   # a run or a model, on your own pairs",
-        "gantk eval runs/first t1t2 --data SCANS           # which is better, on one scale",
+        "gantk eval t1t2 --data SCANS --json scores.json   # a model, on pairs of your own",
+        "gantk eval runs/first t1t2 --data SCANS           # which is better",
         "gantk eval --pred translated --truth real_t2      # two folders of files",
     ],
     then="gantk translate {run} SCAN OUTPUT",
@@ -481,7 +481,7 @@ def sample(run, no_post, **options) -> None:
 @click.argument("run", required=False)
 @click.argument("others", nargs=-1, metavar="[OTHER...]")
 @click.option(
-    "--data", metavar="PATH", help="Score RUN on all images of this file or folder instead."
+    "--data", metavar="PATH", help="Score RUN on the pairs of this file or folder instead."
 )
 @click.option("--pred", metavar="DIR", help="Folder of images to score.")
 @click.option("--truth", metavar="DIR", help="Folder of the true images, matched by name or visit.")
@@ -500,13 +500,12 @@ def sample(run, no_post, **options) -> None:
 @click.option(
     "--metrics",
     metavar="LIST",
-    help="Metrics, separated by commas: psnr,ssim,mae. Default: the recipe's.",
+    help="Metrics, separated by commas. Default: the recipe's; of files psnr,ssim,mae.",
 )
 @click.option(
     "--figures",
     metavar="DIR",
-    help="Also write figures and tables of models on --data for a paper; compares as with OTHER, on one"
-    " scale.",
+    help="Also write figures and tables of models on --data for a paper.",
 )
 @json_option("Write the result as JSON too")
 @device_option
@@ -528,11 +527,12 @@ def evaluate(
     """Score RUN on its held-out test images, or a folder of images against the truth.
 
     The result is a table with the best baseline for each score. metrics.json and the report have
-    all details. With --data, RUN is scored on other images of its domains and stays as it is.
+    all details.
 
-    RUN and OTHER models are compared on the same images and one scale of gray values, patient by
-    patient. Patients that one of them was trained on are left out. Folds of one recipe are one
-    model: each translates the patients that it has not seen.
+    With --data, RUN and OTHER models are scored on whole files of other pairs of their domains, on
+    one scale of gray values, patient by patient. Patients that one of them was trained on are left
+    out. Folds of one recipe are one model: each translates the patients that it has not seen. A
+    metric of sets, such as kid, needs no pairs.
     """
     files = {"match": match, "patient": patient or "", "truth_layout": truth_layout}
     if bool(run) == bool(pred or truth) or bool(pred) != bool(truth):
@@ -551,17 +551,17 @@ def evaluate(
     names = split_names(metrics)
     options["say"] = line_printer(json_file)
     found: dict
-    if run and not (others or figures):
-        found = api.evaluate(run, metrics=names, data=data, **options)
-    else:
-        from gantk.metrics.compare_folders import PAIR_METRICS, compare
+    from gantk.metrics.compare_folders import PAIR_METRICS, compare, compare_files
 
-        options["metrics"] = names or PAIR_METRICS
-        if run:
-            found = _compare_models([run, *others], data, figures, overwrite, options)
-        else:
-            del options["set"]
-            found = compare(pred, truth, **files, **options)
+    of_files = names or PAIR_METRICS
+    if not run:
+        del options["set"]
+        found = compare(pred, truth, metrics=of_files, **files, **options)
+    elif others or figures or data and compare_files(of_files):
+        options["metrics"] = of_files
+        found = _compare_models([run, *others], data, figures, overwrite, options)
+    else:  # on its own scale, or as sets
+        found = api.evaluate(run, metrics=names, data=data, **options)
     write_json(json_file, found, overwrite)
 
 

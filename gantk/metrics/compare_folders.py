@@ -22,6 +22,7 @@ from gantk.machine.runtime import start
 from gantk.metrics.file_pairs import SUFFIXES, WHERE, find_pairs, list_images, of_contrasts
 from gantk.metrics.intervals import count_patients, metric_score
 from gantk.metrics.pair_scores import PairScorer, References, alarm_of_regions, scores_of
+from gantk.metrics.pairs import PairMetric
 from gantk.metrics.sets import ImageGroup, SetMetric, set_scores
 from gantk.metrics.summary import Scores, summary_lines, with_label
 from gantk.plugin.spec import Part, bind
@@ -230,6 +231,12 @@ def metric_of_files(name: str) -> Part:
         remedy = "use mae, which is in the unit of the files"
         raise UserError(what, where="--metrics", remedy=remedy)
     return part
+
+
+def compare_files(metrics: Iterable[str]) -> bool:
+    """Whether all of these metrics compare a file with its truth, without a run."""
+    targets = [bind("metric", name).target for name in metrics]
+    return all(issubclass(each, PairMetric) and not each.of_unit for each in targets)
 
 
 def _comparable(pair: Any, read: Read) -> tuple[Image, Image]:

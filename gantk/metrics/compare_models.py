@@ -59,7 +59,7 @@ from gantk.metrics.pair_scores import foreground
 from gantk.metrics.references import GRAY_VALUES, in_hounsfield
 from gantk.metrics.rows import result_sentence, result_tone
 from gantk.metrics.samples import alarm_of_contrast
-from gantk.metrics.summary import with_label
+from gantk.metrics.summary import summary_lines, with_label
 from gantk.metrics.table import MODEL, TEXTS
 from gantk.prepare.grid import resample_onto
 from gantk.progress import track
@@ -116,6 +116,7 @@ class ModelComparison(Comparison):
         """The content of the JSON file."""
         return {
             "sentences": self.sentences,
+            "results": {name: own.dump() for name, own in self.results.items()},
             "tests": [test.dump() for test in self.tests],
             "scores": self.scores[[*TEXTS, "value"]].to_dict("records"),
             "left_out": self.left_out,
@@ -213,15 +214,22 @@ def compare_models(
             units[direction, metric] = score.unit
     of_models = table[table.system.isin(system.name for system in systems)]
     compared = compare_systems(of_models, higher, units)
-    _say_tests(compared, means, units, say)
     results = {}
     for system in systems:
         split = SplitSummary(by="patient", unknown_patients=unknown, consequences=system.doubts)
         results[system.name] = _beside_baselines(system.name, table, means, split)
         if misfits := misfit_sentence(system.checks):
             warnings.append(f"{system.name}: {misfits}")
-    of_single = _say_results(results, warnings, say)
-    sentences = compared.sentences or of_single
+    say(with_label("scale", ONE_SCALE))
+    if len(systems) > 1:
+        sentences = _say_compared(compared, results, means, units, say)
+    else:
+        (result,) = results.values()
+        sentences = [result_sentence(result)]
+        for line in summary_lines(result, said=systems[0].doubts):
+            say(line)
+    for warning in warnings:
+        say(with_label("warning", warning))
     left_out = {system.name: system.left_out for system in systems}
     return ModelComparison(sentences, compared.tests, table, left_out, results, pictures)
 
@@ -396,9 +404,12 @@ def _mean_of_models(lines: pd.DataFrame) -> pd.DataFrame:
     return lines.groupby(TEXTS, sort=False, as_index=False).agg(how)
 
 
-def _say_tests(compared: Comparison, means: Means, units: Units, say: Say) -> None:
-    """Say who leads, and a table of all scores with their tests."""
-    say(with_label("scale", ONE_SCALE))
+def _say_compared(
+    compared: Comparison, results: Mapping[str, Results], means: Means, units: Units, say: Say
+) -> list[str]:
+    """Say who leads, a table of all scores with their tests, and which models are behind a baseline;
+    returns who leads, or where nothing is tested the result of each.
+    """
     for sentence in compared.sentences:
         say(with_label("result", sentence))
     rows = []
@@ -435,19 +446,11 @@ def _say_tests(compared: Comparison, means: Means, units: Units, say: Say) -> No
         say(with_label("note", OF_ONE_SCORE.format(len(compared.tests))))
     if any(metric == "lesion_contrast" for _, metric in units):
         say(with_label("note", ": ".join(LESION_CONTRAST)))
-
-
-def _say_results(results: Mapping[str, Results], warnings: Sequence[str], say: Say) -> list[str]:
-    """Say the warnings, and of each model whether it is behind a baseline, of a single one its result;
-    returns a sentence for each model beside the baselines.
-    """
     sentences = {name: f"{name}: {result_sentence(own)}" for name, own in results.items()}
-    behind = [sentences[name] for name, own in results.items() if result_tone(own) == "bad"]
-    if len(results) == 1 and not behind:
-        say(with_label("result", *sentences.values()))
-    for warning in [*warnings, *behind]:
-        say(with_label("warning", warning))
-    return [*sentences.values()]
+    for name, own in results.items():
+        if result_tone(own) == "bad":
+            say(with_label("warning", sentences[name]))
+    return compared.sentences or [*sentences.values()]
 
 
 def _whole_pairs(records: Sequence[Record]) -> list[Pair]:

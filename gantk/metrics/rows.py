@@ -71,6 +71,7 @@ class Row:
     plain_name: str
     explanation: str
     sense: str
+    unit: str
     definition: str
     value: str
     interval: str
@@ -115,6 +116,7 @@ def _row(results: Results, key: str, metric: str, score: Score) -> Row:
         plain_name or name[:1].upper() + name[1:],
         explanation,
         SENSES[score.higher_is_better],
+        score.unit,
         score.definition,
         score.text(places),
         score.interval(places),
@@ -290,7 +292,7 @@ def pairs_sentence(results: Results) -> str:
     )
     if is_of_pairs and results.baselines and not any(map(needs_pairs, results.baselines)):
         missing = baseline_words("intensity_map")
-        return f"{missing}, mostly the strongest baseline, is missing: no registered training pairs are known."
+        return f"{missing}, mostly the strongest baseline, is missing: no registered pairs are known to fit it on."
     lost = [row for row in main_rows(results) if row.tone in ("bad", "near")]
     verdicts = [results.verdict_of(row.key, row.metric) for row in lost]
     if not lost or not all(

@@ -96,9 +96,11 @@ def _table(rows: Sequence[Row]) -> Iterator[str]:
         title = row.direction
         row.direction = "" if title == above else title
         above = title
-        row.value, _, unit = row.value.partition(" of ")  # "0.13 of range 2"
-        row.baseline = row.baseline.partition(" of ")[0]
-        row.name = f"{row.name}, {unit}" if unit else row.name
+        if row.unit and row.unit != "dB":  # "0.13 of range 2"
+            row.value = row.value.removesuffix(f" {row.unit}")
+            row.baseline = row.baseline.removesuffix(f" {row.unit}")
+            row.difference = row.difference.replace(f" {row.unit}", "")
+            row.name += f", {row.unit.removeprefix('of ')}"
         row.difference = f"{row.difference} {row.difference_interval}".rstrip()
         row.interval = row.interval or NO_VALUE
     names = dict.fromkeys(row.baseline_name for row in rows if row.tone)
