@@ -228,9 +228,14 @@ def like_training(
 
     Measured shares: 0.18 to 0.9 where slices of one scan are in both sets, 0 where no patient is.
     """
-    side_of = {record.id: name for name in SETS for record in splits.get(name, ())}
-    sides = [name for each, name in side_of.items() if each in fingerprints]
-    images = [fingerprints[each] for each in side_of if each in fingerprints]
+    sides = []
+    images = []
+    for name in SETS:
+        for record in splits.get(name, ()):
+            if record.id in fingerprints:
+                sides.append(name)
+                images.append(fingerprints[record.id])
+
     usual = {}
     if getattr(splits, "by", "") == "block":
         for stack in {one.stack for one in images}:
