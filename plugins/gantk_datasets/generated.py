@@ -195,7 +195,9 @@ class Generated(ImageSource):
     def _generated_records(self) -> list[Record]:
         """The generated images: records whose file is that of the weights."""
         sources = self._sources() if self._translates else []
-        images = Images(partial(self._translate, sources) if sources else self._sample)
+        # from noise as `gantk sample --no-post` writes them
+        samples = partial(self._model.sample, self.count, 0, self._label, post=False)
+        images = Images(partial(self._translate, sources) if sources else samples)
         return [
             Record(
                 domain="b",
@@ -210,10 +212,6 @@ class Generated(ImageSource):
             )
             for number in range(len(sources) if self._translates else self.count)
         ]
-
-    def _sample(self) -> np.ndarray:
-        """Images from noise as `gantk sample --no-post` writes them, (n, C, *size)."""
-        return self._model.sample(self.count, 0, self._label, post=False)
 
     def _sources(self) -> list[Record]:
         """Training images of the run to translate: those of the class, evenly spread."""

@@ -5,9 +5,10 @@ numpy.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
 from gantk.data.intensity import (
     AIR_SHARE,
@@ -21,8 +22,8 @@ from gantk.data.intensity import (
     some_of,
 )
 from gantk.errors import UserError
-from gantk.plugin.spec import Weight
 
+Percentiles = Annotated[tuple[Annotated[float, Field(ge=0, le=100)], ...], Field(min_length=1)]
 # share of the range: a landmark nearer than this to the one before is left out of the scale
 NARROW = 1 / 500
 MIN_LANDMARK_DISTANCE = (
@@ -49,7 +50,7 @@ class Nyul(Mapping, name="nyul"):
     """
 
     # increasing percentiles of a scan; the last is mapped to the end of the range
-    percentiles: tuple[Weight, ...] = (1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 99)
+    percentiles: Percentiles = (1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 99)
     per: Literal["volume"] = "volume"  # compute the percentiles of each scan
     # voxels that count: true = above the mean; "tissue" = above air (the 5th percentile) + 5 % of
     # the way to the 99th percentile of the values above air
@@ -59,15 +60,9 @@ class Nyul(Mapping, name="nyul"):
     def __post_init__(self):
         super().__post_init__()
         percentiles = self.percentiles = tuple(map(float, self.percentiles))
-        if (
-            not percentiles
-            or percentiles[0] < 0
-            or percentiles[-1] > 100
-            or (np.diff(percentiles) <= 0).any()
-        ):
-            what = f"{list(percentiles)} are not valid percentiles"
-            allowed = "one or more increasing numbers from 0 to 100"
-            raise UserError(what, where="data.intensity.percentiles", allowed=allowed)
+        if (np.diff(percentiles) <= 0).any():
+            what = f"the percentiles {list(percentiles)} do not increase"
+            raise UserError(what, where="data.intensity.percentiles")
 
         if self.unit == "median" and 50 not in percentiles:
             what = (

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +121,12 @@ def _paint(
             )
             if count > 1:
                 work.what = f"slices {chosen[0] + 1} to {chosen[-1] + 1} of {count}"
-            watch = partial(_watch, work, work.done, curves)
+            before = work.done
+
+            def watch(step: int, losses: dict[str, torch.Tensor], before: float = before) -> None:
+                work.advance(before + step)
+                curves.watch(step, losses)
+
             batch = (torch.from_numpy(each).to(device) for each in (slices[chosen], examples))
             painted[chosen] = transfer(*batch, **options, watch=watch).cpu().numpy()
 
@@ -156,11 +160,3 @@ def _of_recipe(recipe: str | Path | Mapping[str, Any], profile: str | None) -> d
     options["steps"] = options.pop("translate_steps", options.get("steps"))
     names = {field.name for field in fields(PaintOptions)}
     return {name: value for name, value in options.items() if name in names}
-
-
-def _watch(
-    work: Work, before: float, curves: LossCurves, step: int, losses: dict[str, torch.Tensor]
-) -> None:
-    """Show the progress, of which `before` was done, and add the losses to `curves`."""
-    work.advance(before + step)
-    curves.watch(step, losses)

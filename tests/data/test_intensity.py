@@ -108,14 +108,7 @@ def test_checkpoints_whose_scale_is_gone_are_refused(name, option):
         (Percentile, {"high": 101.0}, "high = 101 are not valid"),
         (Percentile, {"range": (1.0, 1.0)}, "is empty"),
         (Window, {"low": 3.0, "high": 2.0}, "window from 3 to 2 is empty"),
-        *(
-            (
-                Nyul,
-                {"percentiles": wrong},
-                "are not valid percentiles.*increasing numbers from 0 to 100.*intensity.percentiles",
-            )
-            for wrong in ((), (10, 10, 90), (50, 101))
-        ),
+        (Nyul, {"percentiles": (10, 10, 90)}, "do not increase.*intensity.percentiles"),
     ],
     ids=str,
 )

@@ -224,7 +224,7 @@ def test_air_is_black_and_almost_black_surroundings():
 
 
 def test_two_losses_of_one_name_are_refused_before_one_is_lost():
-    own = {"name": "correlation_ratio", "tissue": [0.0, 1.0]}
+    own = {"name": "correlation_ratio", "data_range": 3.0, "black": -1.4}
     with pytest.raises(UserError, match="two losses are called 'correlation_ratio'"):
         method_of({"name": "cyclegan", "source_losses": [own, own]})
 

@@ -66,7 +66,9 @@ def contracts(kind: str, base: type, variants: dict[str, list]) -> list[type]:
 
 
 LOSSES = {
-    "correlation_ratio": type("All", (LossContract,), {"options": {"tissue": [0.0, 1.0]}}),
+    "correlation_ratio": type(
+        "All", (LossContract,), {"options": {"data_range": 3.0, "black": -1.4}}
+    ),
 }
 
 

@@ -30,7 +30,8 @@ from gantk_cluster.cluster import Room, connect_cluster
 from gantk_cluster.sweep.trial import TRIAL_FILE, Trial, choice_of, train, trial_name
 
 EXAMPLES = "KEY=0.5..5, KEY=1e-4..4e-4:log (above 0), KEY=2..8 (whole numbers), KEY=ls,bce"
-RANGE = re.compile(r"([^:]+?)\.\.([^:]+)(:log)?")
+NUMBER = r"([-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)"
+RANGE = re.compile(rf"{NUMBER}\.\.{NUMBER}(:log)?")
 SCHEDULERS = ("asha", "none")
 TRIALS = 20
 RUNGS = 9  # checkpoints of a trial, unless its recipe saves more often
@@ -353,11 +354,7 @@ def _axis(text: str) -> Axis:
 def _range_axis(text: str, key: str, lowest: str, highest: str, log: str | None) -> Axis:
     """The axis of a range: of whole numbers where both ends are written as such."""
     floats = bool(set("eE.") & set(lowest + highest))
-    try:
-        low, high = (float(end) if floats else int(end) for end in (lowest, highest))
-    except ValueError:
-        raise _no_space(text) from None
-
+    low, high = (float(end) if floats else int(end) for end in (lowest, highest))
     lowest_allowed = 0 if log else -math.inf
     if not lowest_allowed < low < high < math.inf:
         raise _no_space(text)

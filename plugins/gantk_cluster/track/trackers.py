@@ -24,6 +24,7 @@ from gantk.runs.folder import flat
 from gantk_cluster.track import Sent
 
 # first parts of the names of entries, in their order within a step
+EXPERIMENT = "gantk"  # of MLflow's runs
 KINDS = ("losses", "training", "validation", "samples", "scores")
 
 
@@ -120,7 +121,7 @@ class WandB:
 class MLflow:
     """Records the training as a run of MLflow.
 
-    Without a server the run is written to mlflow.db beside the run folder; `mlflow ui
+    Without a server, named by MLFLOW_TRACKING_URI, the run is written to mlflow.db beside the run folder; `mlflow ui
     --backend-store-uri sqlite:///runs/mlflow.db` shows it.
     """
 
@@ -129,10 +130,6 @@ class MLflow:
         run: Path,
         recipe: dict[str, Any],
         sent: Sent,
-        *,
-        # server or store; None: $MLFLOW_TRACKING_URI if set, else mlflow.db beside the run folder
-        uri: str | None = None,
-        experiment: str = "gantk",  # experiment of the run
     ):
         # do not wait minutes for a server
         for name, value in (("MAX_RETRIES", "1"), ("TIMEOUT", "10")):
@@ -143,15 +140,15 @@ class MLflow:
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         self.mlflow = mlflow
         beside = run.absolute().parent
-        uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
+        uri = os.environ.get("MLFLOW_TRACKING_URI")
         local = None if uri else (beside / "mlflow-artifacts").as_uri()
         self.client = mlflow.MlflowClient(tracking_uri=uri or f"sqlite:///{beside / 'mlflow.db'}")
         if sent.id is None:
-            found = self.client.get_experiment_by_name(experiment)
+            found = self.client.get_experiment_by_name(EXPERIMENT)
             if found:
                 of = found.experiment_id
             else:
-                of = self.client.create_experiment(experiment, artifact_location=local)
+                of = self.client.create_experiment(EXPERIMENT, artifact_location=local)
             sent.id = self.client.create_run(of, run_name=run.name).info.run_id
             for key, value in flat(recipe, between="/"):
                 self.client.log_param(sent.id, key, str(value)[:500])

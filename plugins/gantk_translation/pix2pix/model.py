@@ -144,10 +144,11 @@ class Pix2Pix(Regression):
         label = batch.get("label")
         # all changes are drawn before all noise
         images = {to: self.vary_images(batch[OTHER[to]]) for to in self.directions()}
-        return {
-            to: self.translate(image, to, self._draw_noise(image), label)
-            for to, image in images.items()
-        }
+        fakes = {}
+        for to, image in images.items():
+            shape = (len(image), self.noise, *image.shape[2:])
+            fakes[to] = self.translate(image, to, torch.randn(shape, device=image.device), label)
+        return fakes
 
     def translate(
         self, image: Tensor, to: str, noise: Tensor | None = None, label: Tensor | None = None
@@ -182,11 +183,6 @@ class Pix2Pix(Regression):
                 remedy="translate with method.of_class(number)",
             )
         return self.asked_class
-
-    def _draw_noise(self, image: Tensor) -> Tensor | None:
-        if not self.noise:
-            return None
-        return torch.randn(len(image), self.noise, *image.shape[2:], device=image.device)
 
     def _draw_seeded_noise(self, size: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """One image's noise, drawn on the CPU so that it is the same on every device."""
