@@ -255,6 +255,7 @@ class ComparedModels:
         self.seen = [_patients_seen(model, pairs, hash_of) for model in self.models]
         # those whom every model has seen
         self.left_out = sorted(set.intersection(*self.seen), key=natural)
+        self.owner = "patient" if all(pair["a"].subject for pair in pairs) else "image"
         self.checks: Checks = {}  # of what `translate` has translated
         doubts = (doubt_about_people(x.run.path, x.packed) for x in self.models if x.run)
         self.doubts = [*dict.fromkeys(filter(None, doubts))]
@@ -271,7 +272,7 @@ class ComparedModels:
         for doubt in self.doubts:
             say(with_label("warning", f"{self.name}: {doubt}"))
         if self.left_out:
-            who = f"{count_noun(self.left_out, 'patient')} of training and validation"
+            who = f"{count_noun(self.left_out, self.owner)} of training and validation"
             what = f"{who} of {self.name}, by names or files: {join_first(self.left_out)}"
             say(with_label("left out", what))
 
