@@ -552,12 +552,13 @@ def evaluate(
     options["say"] = line_printer(json_file)
     found: dict
     from gantk.metrics.compare_folders import PAIR_METRICS, compare, compare_files
+    from gantk.metrics.compare_models import makes_single_images
 
     of_files = names or PAIR_METRICS
     if not run:
         del options["set"]
         found = compare(pred, truth, metrics=of_files, **files, **options)
-    elif others or figures or data and compare_files(of_files):
+    elif others or figures or data and compare_files(of_files) and makes_single_images(run):
         options["metrics"] = of_files
         found = _compare_models([run, *others], data, figures, overwrite, options)
     else:  # on its own scale, or as sets

@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from gantk.catalog.contrasts import contrast_names
 from gantk.data.dataset import layouts_in_words, source_and_records
 from gantk.data.description import UNPAIRED_USES_HALF
 from gantk.data.intensity import AIR_SHARE
@@ -29,7 +30,7 @@ from gantk.data.sources.pairing import complete_pairs
 from gantk.data.spread import spread, spread_over_owners
 from gantk.errors import UserError, argument, count_noun, join_first
 from gantk.files import sha256_of
-from gantk.formats.files import natural, read, write
+from gantk.formats.files import natural, read
 from gantk.formats.image import Image, in_channels
 from gantk.guest import Say
 from gantk.inference.case import Case, image_of
@@ -64,8 +65,8 @@ from gantk.metrics.table import MODEL, TEXTS
 from gantk.prepare.grid import resample_onto
 from gantk.progress import track
 from gantk.recipe.load import Settings
-from gantk.runs.folder import FOLD, recipe_without
-from gantk.runs.models import doubt_about_people, is_among, trained_on
+from gantk.runs.folder import FOLD, RunFolder, recipe_without
+from gantk.runs.models import doubt_about_people, find_model, is_among, trained_on
 from gantk.runs.results import (
     NO_VALUE,
     Results,
@@ -234,6 +235,16 @@ def compare_models(
     return ModelComparison(sentences, compared.tests, table, left_out, results, pictures)
 
 
+def makes_single_images(model: str) -> bool:
+    """Whether a model makes an image of one contrast from that of another one."""
+    path = find_model(_paths_of(model)[0])
+    if path.is_file():  # a checkpoint, or an exported model
+        return True
+    recipe = RunFolder.open(path).recipe().check()
+    are_single = all(len(contrast_names(domain)) == 1 for domain in recipe.data.domains)
+    return are_single and len(recipe.method.target.reads) > 1
+
+
 def _paths_of(model: str) -> list[str]:
     """The paths that a pattern matches, in order; any other name of a model as it is."""
     return [model] if os.path.exists(model) else sorted(glob(model), key=natural) or [model]
@@ -379,11 +390,11 @@ def _score_systems(
 
 
 def _write_translations(translations: Translations, to: str, folder: Path) -> list[FilePair]:
-    """Write translations to domain `to`, each on the grid of its truth, as files of floats."""
+    """Keep translations to domain `to`, each on the grid of its truth, as files of floats."""
     made = []
     for number, (pair, image) in enumerate(translations):
-        path = folder / f"{number}{'.nii' if image.dims == 3 else '.tif'}"
-        write(path, replace(image, dtype=None))
+        path = folder / f"{number}.npy"
+        np.save(path, image.pixels)
         both = partial(_with_truth, path, pair[to])
         about = partial(_regions, pair, to)
         made.append(FilePair(pair["a"].key, pair["a"].subject, both, about))
@@ -519,7 +530,7 @@ def _in_words(frame: Frame) -> str:
 def _with_truth(path: Path, truth: Record) -> tuple[Image, Image]:
     """An image on the grid of its truth, and this truth."""
     real = image_of(truth)
-    return replace(real, pixels=read(path).pixels), real
+    return replace(real, pixels=np.load(path)), real
 
 
 def _on_grid(pair: Pair, letter: str, to: str) -> Image:

@@ -15,7 +15,7 @@ import gantk
 from gantk.data.recipe_data import with_test_data
 from gantk.formats.files import read, write
 from gantk.formats.image import Image
-from gantk.metrics.compare_models import INPUT, MAP
+from gantk.metrics.compare_models import INPUT, MAP, makes_single_images
 from gantk.runs.folder import RunFolder
 
 
@@ -132,6 +132,11 @@ def test_other_pairs_are_resampled_by_their_headers(kind, run, packed, tmp_path,
 
     (results,) = read_json(out)["results"].values()
     assert results["metrics"]["T1 -> T2"]["psnr"]["n"] == 2
+
+
+@pytest.mark.parametrize(("model", "is_single"), [("t1t2", True), ("missing", False)])
+def test_whole_files_are_scored_of_single_contrasts(model, is_single):
+    assert makes_single_images(model) is is_single
 
 
 def test_an_error_of_scoring_says_what_was_done(run, tmp_path, monkeypatch):
