@@ -409,7 +409,7 @@ def json_rows(schema, links: dict, prefix: str = ""):
             continue
         kind, inner = json_type(field.annotation, links)
         path = f"{prefix}{field.serialization_alias or key}"
-        yield path, kind, field.description or ""
+        yield path, kind, " ".join((field.description or "").split())
         if inner is not None:
             between = ".NAME" * len(re.findall(r"objects? of", kind)) + "[]" * ("list" in kind)
             yield from json_rows(inner, links, f"{path}{between}.")

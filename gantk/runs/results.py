@@ -37,22 +37,14 @@ LATE = 0.75  # of a training: where its best checkpoint is later, it may still i
 SMALLEST_FIXED = 1e-4  # smaller values are written with an exponent
 
 
-def about(meaning: str, default: Any = None) -> Any:
-    """A key that may be absent, with its meaning for the documentation."""
-    return Field(default, description=meaning)
-
-
-def tables(meaning: str, kind: type = dict) -> Any:
-    """A key with an object, or a list, which is empty where the file has none."""
-    return Field(default_factory=kind, description=meaning)
-
-
 class Table(BaseModel):
     """A JSON object of a run's file. Unknown keys are kept; a key that is absent or null in a file
     has its default.
     """
 
-    model_config = ConfigDict(extra="allow", strict=True, defer_build=True)
+    model_config = ConfigDict(
+        extra="allow", strict=True, defer_build=True, use_attribute_docstrings=True
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -84,34 +76,34 @@ class Table(BaseModel):
 class Score(Table):
     """A score: its value, 95 % interval, sample size and definition."""
 
-    value: float | None = about("Mean over patients; null if no image could be scored.")
-    ci95: Ends | None = about(
-        "95 % interval of the mean, over patients; null for fewer than six, and for unknown ones except"
-        " by metrics that leave out images instead."
-    )
-    range: Ends | None = about(
-        "Lowest and highest patient; only where `ci95` is null for too few patients."
-    )
-    n: Step | None = about(
-        "Number of patients that the mean is over; 1 where that of any image is unknown."
-    )
-    patients_unknown: bool | None = about(
-        "Whether the patient of any image is unknown; absent where all are known."
-    )
-    images: Step | None = about("Number of scored images.")
-    unit: str = about("Unit of the value, such as `dB`.", "")
-    definition: str = about("How the score is computed: metric, data range and region.", "")
-    higher_is_better: bool | None = about(
-        "Whether higher values are better; null if neither direction is."
-    )
-    of_sets: bool | None = about("Whether it compares two sets of images; absent for others.")
-    corrected: float | None = about(
-        "The score after the best linear correction of the output's intensities in the foreground,"
-        " or in the whole image where no foreground is known."
-    )
-    details: Mapping[str, Score | bool | int | float | str | list[Any] | None] = tables(
-        "Further figures of the metric."
-    )
+    value: float | None = None
+    """Mean over patients; null if no image could be scored."""
+    ci95: Ends | None = None
+    """95 % interval of the mean, over patients; null for fewer than six, and for unknown ones
+    except by metrics that leave out images instead.
+    """
+    range: Ends | None = None
+    """Lowest and highest patient; only where `ci95` is null for too few patients."""
+    n: Step | None = None
+    """Number of patients that the mean is over; 1 where that of any image is unknown."""
+    patients_unknown: bool | None = None
+    """Whether the patient of any image is unknown; absent where all are known."""
+    images: Step | None = None
+    """Number of scored images."""
+    unit: str = ""
+    """Unit of the value, such as `dB`."""
+    definition: str = ""
+    """How the score is computed: metric, data range and region."""
+    higher_is_better: bool | None = None
+    """Whether higher values are better; null if neither direction is."""
+    of_sets: bool | None = None
+    """Whether it compares two sets of images; absent for others."""
+    corrected: float | None = None
+    """The score after the best linear correction of the output's intensities in the foreground, or
+    in the whole image where no foreground is known.
+    """
+    details: Mapping[str, Score | bool | int | float | str | list[Any] | None] = {}
+    """Further figures of the metric."""
 
     @property
     def figures(self) -> dict[str, Score]:
@@ -207,99 +199,112 @@ def in_millions(count: int) -> str:
 class PairedTest(Table):
     """The paired test of a model and a baseline on the same patients."""
 
-    n: Step = about("Number of patients.", ...)
-    gain: float = about(
-        "Mean gain of the model over the baseline; positive if the model is better.", ...
-    )
-    p: Share = about(
-        "p-value of the two-sided sign-flip permutation test, exact up to 20 patients.", ...
-    )
-    primary_p: Share | None = about(
-        "`p` of the recipe's first score, corrected by Holm's method for the directions; decides its"
-        " verdict."
-    )
-    primary_of: Step | None = about("Number of tests that `primary_p` is corrected for.")
-    ci95: Ends | None = about("95 % interval of the gain; null below six patients.")
-    holm: Share | None = about(
-        "`p`, corrected by Holm's method for the chance of any false finding."
-    )
-    of: Step | None = about("Number of tests that `holm` is corrected for.")
+    n: Step
+    """Number of patients."""
+    gain: float
+    """Mean gain of the model over the baseline; positive if the model is better."""
+    p: Share
+    """p-value of the two-sided sign-flip permutation test, exact up to 20 patients."""
+    primary_p: Share | None = None
+    """`p` of the recipe's first score, corrected by Holm's method for the directions; decides its
+    verdict.
+    """
+    primary_of: Step | None = None
+    """Number of tests that `primary_p` is corrected for."""
+    ci95: Ends | None = None
+    """95 % interval of the gain; null below six patients."""
+    holm: Share | None = None
+    """`p`, corrected by Holm's method for the chance of any false finding."""
+    of: Step | None = None
+    """Number of tests that `holm` is corrected for."""
 
 
 class Verdict(Table):
     """Whether the model is better than the best baseline."""
 
-    better: bool | None = about("Whether the model's mean is better than that of the baseline.")
-    best_baseline: str = about("Name of the best baseline.", "")
-    probability: Share | None = about(
-        "Probability that the model is better than this baseline; null for fewer than six patients."
-    )
-    patients: Step | None = about(
-        "Number of test patients, 0 where these are unknown; only without `test`."
-    )
-    holm: Share | None = about(
-        "Probability that such a difference is chance, corrected by Holm's method; only for metrics"
-        " of sets."
-    )
-    test: PairedTest | None = about(
-        "The paired test of model and baseline; only for metrics of pairs."
-    )
-    without_pairs: Verdict | None = about("The same against the best baseline that needs no pairs.")
+    better: bool | None = None
+    """Whether the model's mean is better than that of the baseline."""
+    best_baseline: str = ""
+    """Name of the best baseline."""
+    probability: Share | None = None
+    """Probability that the model is better than this baseline; null for fewer than six patients."""
+    patients: Step | None = None
+    """Number of test patients, 0 where these are unknown; only without `test`."""
+    holm: Share | None = None
+    """Probability that such a difference is chance, corrected by Holm's method; only for metrics of
+    sets.
+    """
+    test: PairedTest | None = None
+    """The paired test of model and baseline; only for metrics of pairs."""
+    without_pairs: Verdict | None = None
+    """The same against the best baseline that needs no pairs."""
 
 
 class Speed(Table):
     """Time and memory of a training."""
 
-    step: Step | None = about("Step of the last checkpoint; only in usage.json.")
-    steps: Step | None = about("Number of steps at the last log point; only in metrics.json.")
-    seconds: Amount | None = about("Training time in seconds, without validation and checkpoints.")
-    images_per_s: Amount | None = about("Median number of images per second over the log points.")
-    step_seconds: list[Amount] | None = about("Mean seconds per step between log points, in order.")
-    first_step_s: Amount | None = about(
-        "Seconds from the start of the process to the end of its first step."
-    )
-    peak_memory_gib: Amount | None = about("Peak memory in GiB, over all resumes.")
+    step: Step | None = None
+    """Step of the last checkpoint; only in usage.json."""
+    steps: Step | None = None
+    """Number of steps at the last log point; only in metrics.json."""
+    seconds: Amount | None = None
+    """Training time in seconds, without validation and checkpoints."""
+    images_per_s: Amount | None = None
+    """Median number of images per second over the log points."""
+    step_seconds: list[Amount] | None = None
+    """Mean seconds per step between log points, in order."""
+    first_step_s: Amount | None = None
+    """Seconds from the start of the process to the end of its first step."""
+    peak_memory_gib: Amount | None = None
+    """Peak memory in GiB, over all resumes."""
 
 
 class Case(Table):
     """A contrast that is made of others."""
 
-    given: list[str] = about("Contrasts that are there.", ...)
-    made: str = about("Contrast that is made of them.", ...)
+    given: list[str]
+    """Contrasts that are there."""
+    made: str
+    """Contrast that is made of them."""
 
 
 class Distributions(Table):
     """How intensities of real and of generated images are distributed."""
 
-    edges: list[float] = about("Ends of the bins, from 0 (black) to 1 (white).", ...)
-    shares: Curves = about(
-        "Share of the pixels in each bin: of `real` test images, `generated` ones, and"
-        " `generated_post` after the post-steps.",
-        ...,
-    )
-    distance: dict[str, float] = tables(
-        "Wasserstein distance of the generated images from the real ones, as a share of the range"
-        " from black to white."
-    )
-    images: dict[str, Step] = tables("Number of images.")
+    edges: list[float]
+    """Ends of the bins, from 0 (black) to 1 (white)."""
+    shares: Curves
+    """Share of the pixels in each bin: of `real` test images, `generated` ones, and
+    `generated_post` after the post-steps.
+    """
+    distance: dict[str, float] = {}
+    """Wasserstein distance of the generated images from the real ones, as a share of the range from
+    black to white.
+    """
+    images: dict[str, Step] = {}
+    """Number of images."""
 
 
 class PostLosses(Table):
     """What a post-step measured."""
 
-    name: str = about("Name of the post-step.", ...)
-    images: Step | None = about("Number of images.")
-    curves: Curves = about(
-        "Mean losses over the images, for each optimisation step from 0 on.", ...
-    )
+    name: str
+    """Name of the post-step."""
+    images: Step | None = None
+    """Number of images."""
+    curves: Curves
+    """Mean losses over the images, for each optimisation step from 0 on."""
 
 
 class SplitSummary(Table):
     """How test patients were held out."""
 
-    by: str | None = about("How images were assigned to the sets, such as `patient`.")
-    consequences: list[str] = tables("Consequences of the split for the scores, in words.", list)
-    unknown_patients: bool = about("Whether the patient of any test image is unknown.", False)
+    by: str | None = None
+    """How images were assigned to the sets, such as `patient`."""
+    consequences: list[str] = []
+    """Consequences of the split for the scores, in words."""
+    unknown_patients: bool = False
+    """Whether the patient of any test image is unknown."""
 
 
 ScoresByMetric = dict[str, Score]
@@ -309,37 +314,35 @@ ScoresByDirection = dict[str, ScoresByMetric]
 class Results(Table):
     """The content of metrics.json: all scores of an evaluation."""
 
-    metrics: ScoresByDirection = tables(
-        "The model's scores, by direction (`a_to_b`, `b_to_a`, `image`) and metric."
-        " `psnr_foreground` and `psnr_lesion` are PSNR in these regions."
-    )
-    baselines: dict[str, ScoresByDirection] = tables(
-        "The same scores of each baseline, by its name."
-    )
-    verdict: dict[str, dict[str, Verdict | None]] = tables(
-        "Whether the model is better than the best baseline, by direction and metric."
-    )
-    split: SplitSummary | None = about("How test patients were held out.")
-    files: ScoresByDirection = tables(
-        "By direction, scores of the files that `gantk translate` writes for the test images, as"
-        " `gantk eval --pred --truth` computes them: whole, in their own values."
-    )
-    cases: dict[str, Case] = tables(
-        "Of methods that make any contrast from others, by direction: what is there and what is"
-        " made."
-    )
-    alarms: dict[str, str] = tables(
-        "A warning for each direction whose foreground is too large to be a head in air."
-    )
-    values: dict[str, Distributions] = tables(
-        "Distributions of intensities of real and of generated images, by direction."
-    )
-    post: dict[str, list[PostLosses]] = tables(
-        "What the post-steps measured on the scored images, by direction."
-    )
-    speed: Speed | None = about("Time and memory of the training.")
-    domains: list[str] = tables("Names of the domains.", list)
-    step: Step | None = about("Step of the scored checkpoint.")
+    metrics: ScoresByDirection = {}
+    """The model's scores, by direction (`a_to_b`, `b_to_a`, `image`) and metric. `psnr_foreground`
+    and `psnr_lesion` are PSNR in these regions.
+    """
+    baselines: dict[str, ScoresByDirection] = {}
+    """The same scores of each baseline, by its name."""
+    verdict: dict[str, dict[str, Verdict | None]] = {}
+    """Whether the model is better than the best baseline, by direction and metric."""
+    split: SplitSummary | None = None
+    """How test patients were held out."""
+    files: ScoresByDirection = {}
+    """By direction, scores of the files that `gantk translate` writes for the test images, as
+    `gantk eval --pred --truth` computes them: whole, in their own values.
+    """
+    cases: dict[str, Case] = {}
+    """Of methods that make any contrast from others, by direction: what is there and what is made.
+    """
+    alarms: dict[str, str] = {}
+    """A warning for each direction whose foreground is too large to be a head in air."""
+    values: dict[str, Distributions] = {}
+    """Distributions of intensities of real and of generated images, by direction."""
+    post: dict[str, list[PostLosses]] = {}
+    """What the post-steps measured on the scored images, by direction."""
+    speed: Speed | None = None
+    """Time and memory of the training."""
+    domains: list[str] = []
+    """Names of the domains."""
+    step: Step | None = None
+    """Step of the scored checkpoint."""
     _lines: list[DataFrame] = PrivateAttr(default_factory=list)
 
     @property
@@ -378,33 +381,43 @@ class Results(Table):
 class StoredImage(Table):
     """A test image in samples/test, which the report shows."""
 
-    patient: str = about("Name of the patient.", ...)
-    stem: Part = about("First part of the names of its files in samples/test.", ...)
-    median_of: Step | None = about(
-        "Number of scored images of which this is the median by the first metric; absent for others."
-    )
-    input: str = about("Path of the input.", ...)
-    truth: str = about("Path of the truth; empty where none is known.", "")
-    image: str = about("Name of the input in split.json (`key`).", ...)
-    units: list[str] = about("Units of input, output and, where it is known, truth.", ...)
+    patient: str
+    """Name of the patient."""
+    stem: Part
+    """First part of the names of its files in samples/test."""
+    median_of: Step | None = None
+    """Number of scored images of which this is the median by the first metric; absent for others.
+    """
+    input: str
+    """Path of the input."""
+    truth: str = ""
+    """Path of the truth; empty where none is known."""
+    image: str
+    """Name of the input in split.json (`key`)."""
+    units: list[str]
+    """Units of input, output and, where it is known, truth."""
 
 
 class CheckpointScore(Table):
     """A scored checkpoint in best.json."""
 
-    step: Step = about("Step of the checkpoint.", ...)
-    score: float | None = about(
-        "The first validation score, mean over the directions; null if it could not be computed."
-    )
+    step: Step
+    """Step of the checkpoint."""
+    score: float | None = None
+    """The first validation score, mean over the directions; null if it could not be computed."""
 
 
 class Choice(Table):
     """The content of best.json: the scored checkpoints of a run, and the best of them."""
 
-    step: Step | None = about("Step of the best checkpoint; null if no checkpoint was scored.")
-    rule: str = about("How checkpoints are scored, in words.", "")
-    higher_is_better: bool = about("Whether a higher score is better.", False)
-    table: list[CheckpointScore] = tables("One row for each checkpoint.", list)
+    step: Step | None = None
+    """Step of the best checkpoint; null if no checkpoint was scored."""
+    rule: str = ""
+    """How checkpoints are scored, in words."""
+    higher_is_better: bool = False
+    """Whether a higher score is better."""
+    table: list[CheckpointScore] = []
+    """One row for each checkpoint."""
 
     def add(self, step: int, score: float | None) -> None:
         """Add a checkpoint's score; it replaces an earlier one of the same step."""

@@ -22,9 +22,7 @@ from gantk.runs.results import (
     Step,
     StoredImage,
     Table,
-    about,
     in_millions,
-    tables,
 )
 
 LOG = "log.jsonl"
@@ -41,142 +39,172 @@ class MappingState(Table):
     """An intensity mapping, with its options and fitted values."""
 
     # absent where there are `lines`
-    name: str | None = about("Name of the intensity mapping, such as `percentile`.")
-    range: Annotated[list[Finite], Field(min_length=2, max_length=2)] | None = about(
-        "Lowest and highest intensity that the network sees."
-    )
-    lines: list[MappingState] | None = about("The mappings of the contrasts, if it has several.")
+    name: str | None = None
+    """Name of the intensity mapping, such as `percentile`."""
+    range: Annotated[list[Finite], Field(min_length=2, max_length=2)] | None = None
+    """Lowest and highest intensity that the network sees."""
+    lines: list[MappingState] | None = None
+    """The mappings of the contrasts, if it has several."""
 
 
 class Values(Table):
     """Statistics of the training intensities of a domain."""
 
-    low: Finite = about("Lowest intensity of the training images, in the units of the files.", ...)
-    high: Finite = about(
-        "Highest intensity of the training images, in the units of the files.", ...
-    )
-    whole: bool = about("Whether these are whole numbers.", ...)
-    quantiles: Annotated[
-        list[Finite], Field(min_length=QUANTILE_COUNT, max_length=QUANTILE_COUNT)
-    ] = about("Mean quantiles of the tissue's intensities, without air.", ...)
-    near: Amount = about(
-        "Distance from these quantiles within which 95 % of the single images are.", ...
-    )
-    looks: list[Annotated[list[Finite], Field(min_length=26, max_length=26)]] | None = about(
-        "What some training images look like: 26 numbers from 0 to 1 each."
-    )
-    look_near: Amount | None = about(
-        "Distance from the nearest image of another person within which 95 % of these are."
-    )
-    oriented: bool | None = about(
-        "Whether the scans state the patient's left and right, and their slices show them."
-    )
-    traits: dict[str, list[str] | list[list[Finite]]] | None = about(
-        "Kinds of the training images: words, or the smallest and the largest numbers of each axis."
-    )
+    low: Finite
+    """Lowest intensity of the training images, in the units of the files."""
+    high: Finite
+    """Highest intensity of the training images, in the units of the files."""
+    whole: bool
+    """Whether these are whole numbers."""
+    quantiles: Annotated[list[Finite], Field(min_length=QUANTILE_COUNT, max_length=QUANTILE_COUNT)]
+    """Mean quantiles of the tissue's intensities, without air."""
+    near: Amount
+    """Distance from these quantiles within which 95 % of the single images are."""
+    looks: list[Annotated[list[Finite], Field(min_length=26, max_length=26)]] | None = None
+    """What some training images look like: 26 numbers from 0 to 1 each."""
+    look_near: Amount | None = None
+    """Distance from the nearest image of another person within which 95 % of these are."""
+    oriented: bool | None = None
+    """Whether the scans state the patient's left and right, and their slices show them."""
+    traits: dict[str, list[str] | list[list[Finite]]] | None = None
+    """Kinds of the training images: words, or the smallest and the largest numbers of each axis."""
 
 
 class SeenFile(Table):
     """A training file of a packed model, without its name."""
 
-    sha256: str | None = about("SHA-256 of a training file.")
+    sha256: str | None = None
+    """SHA-256 of a training file."""
 
 
 class SeenFiles(Table):
     """What identifies the training images of a packed model."""
 
-    by: str | None = about("How images were assigned to the sets, such as `patient`.")
-    train: list[SeenFile] = about("The training files, without names.", ...)
+    by: str | None = None
+    """How images were assigned to the sets, such as `patient`."""
+    train: list[SeenFile]
+    """The training files, without names."""
 
 
 class Packing(Table):
     """The record of `gantk pack`; only in a packed model."""
 
-    left_out: list[str] = about("First parts of the names of weights that were left out.", ...)
-    name: str | None = about("Name of the model.")
-    split: str | None = about("SHA-256 of the split.")
-    gantk: str | None = about("Version of gantk that packed the model.")
-    seen: SeenFiles | None = about("What identifies the training images.")
+    left_out: list[str]
+    """First parts of the names of weights that were left out."""
+    name: str | None = None
+    """Name of the model."""
+    split: str | None = None
+    """SHA-256 of the split."""
+    gantk: str | None = None
+    """Version of gantk that packed the model."""
+    seen: SeenFiles | None = None
+    """What identifies the training images."""
 
 
 class Meta(Table):
     """The content of meta.json: what a checkpoint's weights are, and what inference needs."""
 
-    method: str = about("Name of the method.", ...)
-    step: Step = about("Number of finished steps.", ...)
-    steps: Step | None = about("Number of steps of the whole training.")
-    format: Annotated[int, Field(ge=1)] = about("Version of the checkpoint's format.", ...)
-    domains: list[str] = tables("Names of the domains.", list)
-    classes: list[str] = tables("Names of the classes, with data.labels.", list)
-    channels: dict[str, Annotated[int, Field(ge=1, le=2**16)]] = about(
-        "Number of channels of each domain.", ...
-    )
-    values: dict[str, Values] = tables("Statistics of the training intensities of each domain.")
-    packed: Packing | None = about("The record of `gantk pack`; only in a packed model.")
-    intensity: Annotated[dict[str, MappingState], Field(min_length=1)] = about(
-        "Intensity mapping of each domain, with its options and fitted values.", ...
-    )
-    sha256: dict[str, str] = tables("SHA-256 of each file of the checkpoint.")
+    method: str
+    """Name of the method."""
+    step: Step
+    """Number of finished steps."""
+    steps: Step | None = None
+    """Number of steps of the whole training."""
+    format: Annotated[int, Field(ge=1)]
+    """Version of the checkpoint's format."""
+    domains: list[str] = []
+    """Names of the domains."""
+    classes: list[str] = []
+    """Names of the classes, with data.labels."""
+    channels: dict[str, Annotated[int, Field(ge=1, le=2**16)]]
+    """Number of channels of each domain."""
+    values: dict[str, Values] = {}
+    """Statistics of the training intensities of each domain."""
+    packed: Packing | None = None
+    """The record of `gantk pack`; only in a packed model."""
+    intensity: Annotated[dict[str, MappingState], Field(min_length=1)]
+    """Intensity mapping of each domain, with its options and fitted values."""
+    sha256: dict[str, str] = {}
+    """SHA-256 of each file of the checkpoint."""
 
 
 class OptimizerState(Table):
     """The state of a phase's optimizer, as PyTorch stores it."""
 
-    state: dict[int, dict[str, Any]] = tables("State of each parameter.")
-    param_groups: list[dict[str, Any]] = tables("Options of each group of parameters.", list)
+    state: dict[int, dict[str, Any]] = {}
+    """State of each parameter."""
+    param_groups: list[dict[str, Any]] = []
+    """Options of each group of parameters."""
 
 
 class TrainingState(Table):
     """The content of state.json, whose tensors are in state.safetensors."""
 
-    step: Step | None = about("Number of finished steps.")
-    ema_updates: Step | None = about("Number of updates of the averaged weights.")
-    threads: Annotated[int, Field(ge=1, le=4096)] | None = about(
-        "Number of threads; a resume uses the same number."
-    )
-    recipe: str = about("The text of recipe.toml with which these steps were trained.", "")
-    ranks: list[dict[str, Any]] = tables(
-        "Buffers of all ranks but the first, such as image pools.", list
-    )
-    optimizers: dict[str, OptimizerState] = tables(
-        "State of each phase's optimizer, as PyTorch stores it."
-    )
+    step: Step | None = None
+    """Number of finished steps."""
+    ema_updates: Step | None = None
+    """Number of updates of the averaged weights."""
+    threads: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Number of threads; a resume uses the same number."""
+    recipe: str = ""
+    """The text of recipe.toml with which these steps were trained."""
+    ranks: list[dict[str, Any]] = []
+    """Buffers of all ranks but the first, such as image pools."""
+    optimizers: dict[str, OptimizerState] = {}
+    """State of each phase's optimizer, as PyTorch stores it."""
 
 
 class RecipeRecord(Table):
     """What was run, as environment.json states it."""
 
-    origin: str = about("The recipe's file, or the name of a bundled recipe.", "")
-    profile: str = about("The profile that was applied.", "")
-    changed: dict[str, Annotated[list[str], Field(min_length=2, max_length=2)]] = tables(
-        "By key: value of the recipe's file, and value of the run."
-    )
-    data: str = about("The data source, with its path or what it draws.", "")
+    origin: str = ""
+    """The recipe's file, or the name of a bundled recipe."""
+    profile: str = ""
+    """The profile that was applied."""
+    changed: dict[str, Annotated[list[str], Field(min_length=2, max_length=2)]] = {}
+    """By key: value of the recipe's file, and value of the run."""
+    data: str = ""
+    """The data source, with its path or what it draws."""
 
 
 class PluginsRecord(Table):
     """What differs from gantk's own plugins, as environment.json states it."""
 
-    third_party: dict[str, str] = tables("By name: distribution and version of plugins of others.")
-    left_out: list[str] = tables("Families that were switched off.", list)
-    overrides: dict[str, str] = tables("By part: whose it is, and whose it replaces.")
+    third_party: dict[str, str] = {}
+    """By name: distribution and version of plugins of others."""
+    left_out: list[str] = []
+    """Families that were switched off."""
+    overrides: dict[str, str] = {}
+    """By part: whose it is, and whose it replaces."""
 
 
 class Environment(Table):
     """The content of environment.json: the software and the machine of a run."""
 
-    gantk: str = about("Version of gantk.", "")
-    packages: dict[str, str | None] = tables("Versions of the packages that gantk uses.")
-    plugins: PluginsRecord = tables("What differs from gantk's own plugins.", PluginsRecord)
-    command: str = about("The command line.", "")
-    folder: str = about("The working folder of the command.", "")
-    started: str = about("Start of the training: date and time with time zone.", "")
-    device: str = about("Device, such as `cpu` or `cuda`.", "")
-    precision: str = about("Precision: `bf16` or `fp32`.", "")
-    python: str = about("Version of Python.", "")
-    recipe: RecipeRecord = tables("What was run.", RecipeRecord)
-    matched: str = about("How the method matched training images, if it did.", "")
-    generator_weights: Step | None = about("Number of trained weights of the generators.")
+    gantk: str = ""
+    """Version of gantk."""
+    packages: dict[str, str | None] = {}
+    """Versions of the packages that gantk uses."""
+    plugins: PluginsRecord = Field(default_factory=PluginsRecord)
+    """What differs from gantk's own plugins."""
+    command: str = ""
+    """The command line."""
+    folder: str = ""
+    """The working folder of the command."""
+    started: str = ""
+    """Start of the training: date and time with time zone."""
+    device: str = ""
+    """Device, such as `cpu` or `cuda`."""
+    precision: str = ""
+    """Precision: `bf16` or `fp32`."""
+    python: str = ""
+    """Version of Python."""
+    recipe: RecipeRecord = Field(default_factory=RecipeRecord)
+    """What was run."""
+    matched: str = ""
+    """How the method matched training images, if it did."""
+    generator_weights: Step | None = None
+    """Number of trained weights of the generators."""
 
     @property
     def size(self) -> str:
@@ -201,10 +229,10 @@ class RecipeSplit(Table):
 class RecipeData(Table):
     """The keys of a recipe's table data that the report reads."""
 
-    domains: list[str] = tables("", list)
+    domains: list[str] = []
     plane: str = ""
-    source: RecipePart = tables("", RecipePart)
-    split: RecipeSplit = tables("", RecipeSplit)
+    source: RecipePart = Field(default_factory=RecipePart)
+    split: RecipeSplit = Field(default_factory=RecipeSplit)
 
 
 class RecipeTrain(Table):
@@ -226,37 +254,43 @@ class RecipeTables(Table):
     """The content of recipe.toml, with all keys; gantk.recipe checks them."""
 
     summary: str = ""
-    method: RecipePart = tables("", RecipePart)
-    data: RecipeData = tables("", RecipeData)
-    train: RecipeTrain = tables("", RecipeTrain)
-    evaluate: RecipeEvaluate = tables("", RecipeEvaluate)
+    method: RecipePart = Field(default_factory=RecipePart)
+    data: RecipeData = Field(default_factory=RecipeData)
+    train: RecipeTrain = Field(default_factory=RecipeTrain)
+    evaluate: RecipeEvaluate = Field(default_factory=RecipeEvaluate)
 
 
 class LogLine(Table):
     """A line of log.jsonl."""
 
-    step: Step = about("Number of finished steps; in every line.", ...)
-    epoch: Step | None = about("Number of finished epochs; at log points.")
-    stage: str | None = about("Name of the stage; at log points.")
-    seconds: Amount | None = about("Training time so far in seconds; at log points.")
-    images_per_s: Amount | None = about(
-        "Images per second since the last log point; at log points."
-    )
-    lr: float | None = about("Learning rate; at log points.")
-    losses: dict[str, float | None] = tables("Each loss as `PHASE/NAME`; at log points.")
-    validation: dict[str, dict[str, float | None]] = tables(
-        "Validation scores of each direction; at sample points and checkpoints. The first one"
-        " says which checkpoint is best."
-    )
-    cycle: dict[str, float | None] = tables(
-        "Mean absolute difference of the sample images from their reconstructions, in network"
-        " intensities, by direction; at sample points of two-way methods."
-    )
-    alarm: str = about("Name of an alarm, if the outputs look wrong.", "")
-    message: str = about("The alarm in words.", "")
-    note: str = about(
-        "A phase that is computed in another way than the recipe asks for, and why.", ""
-    )
+    step: Step
+    """Number of finished steps; in every line."""
+    epoch: Step | None = None
+    """Number of finished epochs; at log points."""
+    stage: str | None = None
+    """Name of the stage; at log points."""
+    seconds: Amount | None = None
+    """Training time so far in seconds; at log points."""
+    images_per_s: Amount | None = None
+    """Images per second since the last log point; at log points."""
+    lr: float | None = None
+    """Learning rate; at log points."""
+    losses: dict[str, float | None] = {}
+    """Each loss as `PHASE/NAME`; at log points."""
+    validation: dict[str, dict[str, float | None]] = {}
+    """Validation scores of each direction; at sample points and checkpoints. The first one says
+    which checkpoint is best.
+    """
+    cycle: dict[str, float | None] = {}
+    """Mean absolute difference of the sample images from their reconstructions, in network
+    intensities, by direction; at sample points of two-way methods.
+    """
+    alarm: str = ""
+    """Name of an alarm, if the outputs look wrong."""
+    message: str = ""
+    """The alarm in words."""
+    note: str = ""
+    """A phase that is computed in another way than the recipe asks for, and why."""
 
 
 class SampleImages(Table):
@@ -270,23 +304,25 @@ class SampleImages(Table):
         serialization_alias="from",
         description="Name of the source domain; null for images from noise.",
     )
-    to: str = about("Name of the target domain.", ...)
-    count: Annotated[int, Field(ge=0, le=10_000)] = about("Number of pictures.", ...)
-    images: list[dict[str, str | None]] = tables(
-        "`patient` and `image` (its path) of each picture.", list
-    )
-    cycle: bool = about(
-        "Whether `step-N/cycle` holds the pictures' reconstructions: translated there and back.",
-        False,
-    )
+    to: str
+    """Name of the target domain."""
+    count: Annotated[int, Field(ge=0, le=10_000)]
+    """Number of pictures."""
+    images: list[dict[str, str | None]] = []
+    """`patient` and `image` (its path) of each picture."""
+    cycle: bool = False
+    """Whether `step-N/cycle` holds the pictures' reconstructions: translated there and back."""
 
 
 class SampleIndex(Table):
     """The content of samples/index.json."""
 
-    directions: dict[Part, SampleImages] = about("The pictures of each direction.", ...)
-    steps: list[Step] = tables("Steps at which pictures were written.", list)
-    has_truth: bool = about("Whether the folder `truth` exists.", False)
+    directions: dict[Part, SampleImages]
+    """The pictures of each direction."""
+    steps: list[Step] = []
+    """Steps at which pictures were written."""
+    has_truth: bool = False
+    """Whether the folder `truth` exists."""
 
 
 class StoredImages(RootModel[dict[Part, list[StoredImage]]]):
@@ -368,8 +404,10 @@ def further_lines(file: BufferedReader, problems: list[str]) -> Iterator[LogLine
     first_error = ""
     for number, text in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 1):
         if number > MAX_LOG_LINES:
-            what = f"'{file.name}' has more than {MAX_LOG_LINES:,} lines, which no log needs"
-            raise UserError(what, remedy="restore it from the original")
+            raise UserError(
+                f"'{file.name}' has more than {MAX_LOG_LINES:,} lines, which no log needs",
+                remedy="restore it from the original",
+            )
         try:
             yield parse_checked(text.decode(), LogLine)
         except (ValueError, RecursionError) as error:
