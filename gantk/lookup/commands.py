@@ -147,8 +147,10 @@ def _show_card(name: str, full: bool) -> None:
     path = find_model(name)
     text = card(path)
     if not text:
-        remedy = "write one with `gantk pack RUN OUT`; of a run: `gantk card RUN`"
-        raise UserError(f"'{path}' has no {CARD}", remedy=remedy)
+        raise UserError(
+            f"'{path}' has no {CARD}",
+            remedy="write one with `gantk pack RUN OUT`; of a run: `gantk card RUN`",
+        )
     out = console()
     if full:
         out.print(text, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Annotated
 
@@ -22,10 +23,12 @@ class Adversarial:
 
     The generator minimises the first, given the logits of its images; the discriminator minimises
     the second. Logits are raw (no sigmoid); everything is computed in float32. Shapes of real and
-    fake may differ.
+    fake may differ. `undecided` is the logit of least discriminator loss where real and fake look
+    the same.
     """
 
     takes = "logits"
+    undecided = 0.0
 
     def generator(self, fake: Tensor) -> Tensor:
         raise NotImplementedError
@@ -58,6 +61,7 @@ class BCE(Adversarial):
         halved: bool = True,  # the discriminator minimises the mean of both terms; False = the sum
     ):
         self.target = 1.0 - smooth
+        self.undecided = math.log(self.target / (2.0 - self.target))
         self.share = 0.5 if halved else 1.0
 
     def generator(self, fake: Tensor) -> Tensor:
@@ -86,6 +90,7 @@ class LS(Adversarial):
         smooth: Smoothing = 0.0,  # label smoothing: the target for real is 1 - smooth
     ):
         self.target = 1.0 - smooth
+        self.undecided = self.target / 2
 
     def generator(self, fake: Tensor) -> Tensor:
         return (fake.float() - 1).square().mean()

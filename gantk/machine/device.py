@@ -79,9 +79,10 @@ def choose(name: str | None, rank: int = 0, local: int = 0) -> torch.device:
     # no kernels for this GPU, no memory left, a defect, or a kind that this torch has not
     except (RuntimeError, AssertionError, ImportError) as error:
         card = _card(device) if device.type == "cuda" else f"the device '{device}'"
-        remedy = LOOK if device.type == "cuda" else f"omit --device, or {CPU}"
         raise UserError(
-            f"{card} cannot compute: {first_sentence(str(error))}", where=WHERE, remedy=remedy
+            f"{card} cannot compute: {first_sentence(str(error))}",
+            where=WHERE,
+            remedy=LOOK if device.type == "cuda" else f"omit --device, or {CPU}",
         ) from None
 
     return device
@@ -105,8 +106,11 @@ def _own_gpu(device: torch.device, rank: int, local: int) -> torch.device:
     count = torch.cuda.device_count()
     if device.index is not None:
         if device.index >= count:
-            allowed = [f"cuda:{index}" for index in range(count)]
-            raise UserError(f"there is no {device}{hidden}", where=WHERE, allowed=allowed)
+            raise UserError(
+                f"there is no {device}{hidden}",
+                where=WHERE,
+                allowed=[f"cuda:{index}" for index in range(count)],
+            )
         return device
 
     if count == 1:  # also if srun gives each task one visible GPU

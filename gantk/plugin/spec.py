@@ -220,7 +220,10 @@ for _name, _words in {
       minimises, a float32 tensor of shape ().
     * `discriminator(real, fake)` does the same for the discriminator.
     * `penalty(discriminator, real, fake)` takes the network and images, and returns another term of
-      the discriminator's loss, or None."""
+      the discriminator's loss, or None.
+
+    An optional attribute `undecided` is the logit of least discriminator loss where real and fake
+    look the same, which `method.adapt` needs; without it 0."""
     ),
     "Augment": (
         f"""A random change of training images on their device: `augment: list[gantk.Augment] = []`.
@@ -311,8 +314,9 @@ def check(model: type[BaseModel], values: Mapping[str, Any], owner: str) -> Any:
         # A misspelt key often leaves the right one missing: report the misspelt key first.
         first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
         if first["type"] == "json_invalid":  # nested too deeply
-            what = f"{owner} has a value that a recipe cannot hold: {first['msg']}"
-            raise UserError(what) from None
+            raise UserError(
+                f"{owner} has a value that a recipe cannot hold: {first['msg']}"
+            ) from None
         raise _user_error(model, first, owner) from None
     # such as 5,000 digits, or a list that contains itself
     except (TypeError, ValueError, RecursionError) as error:

@@ -120,11 +120,12 @@ class SamplingGrid:
             )
 
         if prod(float(count) for count, _ in grid) > max(MAX_RESAMPLED_VOXELS, prod(native)):
-            what = (
+            raise UserError(
                 f"at a spacing of {list(asked)} mm an image would have"
-                f" {' x '.join(str(n) for n, _ in grid)} voxels, which is too many"
+                f" {' x '.join(str(n) for n, _ in grid)} voxels, which is too many",
+                where="data.spacing",
+                remedy="choose a coarser spacing",
             )
-            raise UserError(what, where="data.spacing", remedy="choose a coarser spacing")
 
         return grid
 

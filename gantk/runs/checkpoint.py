@@ -68,11 +68,11 @@ def save(folder: Path, step: int, weights: Weights, state: dict | None, meta: di
 
     def store_tensor(value: Any) -> dict[str, Any]:
         if _dtype(value) not in DTYPES:
-            what = (
+            raise UserError(
                 f"the state of an optimizer contains a {kind_of(value)}, which a checkpoint"
-                " cannot store"
+                " cannot store",
+                allowed="tensors, numbers, strings, None, lists and dicts",
             )
-            raise UserError(what, allowed="tensors, numbers, strings, None, lists and dicts")
 
         order = list(range(value.ndim))
         if not value.is_contiguous():
@@ -192,11 +192,10 @@ def load_meta_of(method: str, checkpoint: Path) -> Meta:
     """
     meta = load_meta(checkpoint)
     if meta.method != method:
-        what = (
-            f"the checkpoint belongs to the method '{meta.method}', but the recipe has '{method}'"
-        )
         raise UserError(
-            what, where=str(checkpoint), remedy="use the recipe.toml of the run that wrote it"
+            f"the checkpoint belongs to the method '{meta.method}', but the recipe has '{method}'",
+            where=str(checkpoint),
+            remedy="use the recipe.toml of the run that wrote it",
         )
 
     return meta
@@ -253,11 +252,12 @@ def load_into(module: torch.nn.Module, weights: Weights, where: str) -> None:
     parameters = (name for name, _ in module.named_parameters())
     wrong = [name for name in parameters if not weights[name].isfinite().all()]
     if wrong:
-        what = (
+        raise UserError(
             f"'{wrong[0]}' in the checkpoint has values that are not finite"
-            f" ({count_noun(wrong, 'tensor')} in all)"
+            f" ({count_noun(wrong, 'tensor')} in all)",
+            where=where,
+            remedy="use an earlier checkpoint of the run",
         )
-        raise UserError(what, where=where, remedy="use an earlier checkpoint of the run")
 
     module.load_state_dict(weights)
 

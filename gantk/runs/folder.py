@@ -324,9 +324,11 @@ class RunFolder:
         """The newest complete checkpoint; UserError where there is none."""
         saved = self.to_continue()
         if saved is None:
-            what = "the run has no checkpoint, because it ended before the first one"
-            remedy = f"begin it again: gantk resume {argument(self.path)}"
-            raise UserError(what, where=str(self.path), remedy=remedy)
+            raise UserError(
+                "the run has no checkpoint, because it ended before the first one",
+                where=str(self.path),
+                remedy=f"begin it again: gantk resume {argument(self.path)}",
+            )
         return saved
 
     def to_continue(self) -> Path | None:
@@ -337,9 +339,11 @@ class RunFolder:
         if steps:
             return self.checkpoint_of(steps[-1])
         if (self.path / "metrics.json").exists():
-            what = "the run has scores, but its checkpoints are gone"
-            remedy = "restore them from a backup, or train again with another --out"
-            raise UserError(what, where=str(self.path), remedy=remedy)
+            raise UserError(
+                "the run has scores, but its checkpoints are gone",
+                where=str(self.path),
+                remedy="restore them from a backup, or train again with another --out",
+            )
         return None
 
     def occupied_error(self) -> UserError:
@@ -357,15 +361,13 @@ class RunFolder:
         choice = read(self.path, "best.json", Choice)
         step = choice and choice.step
         if step not in self.steps:
-            what = (
+            raise UserError(
                 f"'{self.path}' has no best checkpoint: best.json names step {step}, which"
-                " does not exist"
+                " does not exist",
+                where="evaluate.checkpoint",
+                remedy="name the folder of another checkpoint, or set evaluate.checkpoint ="
+                ' "last" in its recipe.toml',
             )
-            remedy = (
-                "name the folder of another checkpoint, or set evaluate.checkpoint ="
-                ' "last" in its recipe.toml'
-            )
-            raise UserError(what, where="evaluate.checkpoint", remedy=remedy)
 
         return self.checkpoint_of(step)
 

@@ -127,10 +127,10 @@ def pack_record(run: RunFolder) -> Packing | None:
 def refuse_packed(run: RunFolder) -> None:
     """UserError where a run is a packed model: it has no training state to resume from."""
     if run.to_continue() is not None and pack_record(run) is not None:
-        what = (
-            f"'{run.path}' is a packed model, which contains weights but no state of the training"
+        raise UserError(
+            f"'{run.path}' is a packed model, which contains weights but no state of the training",
+            remedy="resume the run that it was packed from",
         )
-        raise UserError(what, remedy="resume the run that it was packed from")
 
 
 def copy_packed(run: RunFolder, target: Path) -> Path:
@@ -254,8 +254,8 @@ def require_split(record: Packing | None, data: Data) -> None:
     and scoring.
     """
     if record is not None and record.split != split_hash(data.split_json().splits):
-        what = (
+        raise UserError(
             "these images differ from those that the model was trained and scored on, so"
-            " it may have seen some of them"
+            " it may have seen some of them",
+            remedy=SCORE_OTHERS,
         )
-        raise UserError(what, remedy=SCORE_OTHERS)

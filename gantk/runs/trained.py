@@ -135,9 +135,12 @@ def expect_every_domain(meta: Meta, domains: Iterable[str], saved: Path) -> None
     for key in ("channels", "intensity", "values"):
         found = getattr(meta, key)
         if set(found) != domains and (found or key != "values"):
-            what = f"the checkpoint is damaged: '{key}' of its meta.json is not about all domains"
-            remedy = "restore it from a copy, or train again"
-            raise UserError(what, where=str(saved), allowed=sorted(domains), remedy=remedy)
+            raise UserError(
+                f"the checkpoint is damaged: '{key}' of its meta.json is not about all domains",
+                where=str(saved),
+                allowed=sorted(domains),
+                remedy="restore it from a copy, or train again",
+            )
 
 
 def split_weights(weights: Weights) -> tuple[Weights, Weights]:

@@ -53,20 +53,17 @@ class DiscriminatorAugment(nn.Module):
     ):
         super().__init__()
         if target and not augments:
-            remedy = (
-                'set augment = ["hflip", "translate", "brightness"], for example, or'
-                " set method.adapt = 0.0"
-            )
             raise UserError(
                 "method.adapt needs changes to apply, but method.augment is empty",
                 where="method.adapt",
-                remedy=remedy,
+                remedy='set augment = ["hflip", "translate", "brightness"], for example, or'
+                " set method.adapt = 0.0",
             )
 
         self.augments = [augment(dims) for augment in augments]
         self.target = target
         if target:
-            self.undecided = undecided_logit(adversarial) if adversarial is not None else 0.0
+            self.undecided = getattr(adversarial, "undecided", 0.0)
             for name in ("p", "signs", "images"):
                 self.register_buffer(name, torch.zeros(()))
 
@@ -103,16 +100,3 @@ class DiscriminatorAugment(nn.Module):
         self.p.copy_(torch.where(due, moved, self.p))
         self.signs.masked_fill_(due, 0)
         self.images.masked_fill_(due, 0)
-
-
-def undecided_logit(adversarial: Adversarial) -> float:
-    """The logit of least discriminator loss where real and fake look the same: 1/2 for least
-    squares, else 0.
-
-    Searched from -1 to 1; where several logits are equally good (hinge, Wasserstein), the middle of
-    them.
-    """
-    logits = torch.linspace(-1, 1, 401, device="cpu")
-    losses = torch.stack([adversarial.discriminator(logit[None], logit[None]) for logit in logits])
-    best = logits[losses <= losses.min() + 1e-7]
-    return round(float((best[0] + best[-1]) / 2), 3)

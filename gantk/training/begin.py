@@ -8,7 +8,7 @@ import inspect
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
@@ -35,18 +35,15 @@ from gantk.recipe.load import LACKING_IN_TRAINING, load_recipe, resolved
 from gantk.recipe.published import (
     changed_keys,
     changes_of_file,
-    is_within,
     published_system,
-    value_at,
 )
 from gantk.runs.folder import RunFolder, environment, stored_data
 from gantk.runs.models import refuse_packed
 from gantk.runs.results import in_millions
 from gantk.runs.schemas import Environment, RecipeRecord
 from gantk.training.assemble import Parts, assemble, prepare_batches, restore
-from gantk.training.checks import check_training
 from gantk.training.loop import Training, inference_weights
-from gantk.training.memory import memory_advice
+from gantk.training.memory import memory_advice, require_memory
 from gantk.training.restart import LOADER, advice, run_to_resume, with_layout
 
 if TYPE_CHECKING:
@@ -55,21 +52,6 @@ if TYPE_CHECKING:
     from gantk.recipe.load import Recipe, Settings
     from gantk.recipe.published import PublishedSystem
     from gantk.recipe.tables import CheckedRecipe
-
-# keys that runs need alike so that their scores compare; folds of one recipe count together
-KEYS_OF_SCORES = (
-    "data.domains",
-    "data.dims",
-    "data.size",
-    "data.fit",
-    "data.channels",
-    "data.plane",
-    "data.spacing",
-    "data.intensity",
-    "data.split",
-)
-FOLD = "data.split.fold"
-MAX_RUNS_COMPARED = 20
 
 
 @dataclass
@@ -94,11 +76,12 @@ class Surroundings:
         (self.listener or warn_of)(line)
 
     def start(self, model: CheckedRecipe, device: str | None, folder: Path) -> Runtime:
-        """Start the runtime; errors of it will say how to continue the run in `folder`, or what
-        needs less memory.
+        """Start the runtime, whose memory must be enough; errors of it will say how to continue the
+        run in `folder`, or what needs less memory.
         """
         train = model.train
         runtime = start(device, train.precision, train.fast.channels_last, self.process)
+        runtime.sync_errors(lambda: require_memory(model, runtime))
         self.main = runtime.main
         self.watch(runtime, folder)
         self.ending.enter_context(memory_advice(model, runtime))
@@ -185,7 +168,7 @@ def training(
             loaded, model, source = sync_errors(
                 lambda: opened_recipe(recipe, data, set, profile, last), around.process
             )
-            sync_errors(lambda: check_training(model, around.hooks), around.process)
+            sync_errors(lambda: around.hooks.gantk_before_training(model=model), around.process)
             runtime = around.start(model, device, Path(out or "."))
             tables = resolved(model)
             changed = changes_of_file(loaded, tables)
@@ -211,8 +194,6 @@ def training(
             lambda: RunFolder.create(out, loaded.name, ending, resumed, overwrite)
         )
         if runtime.main and saved is None:
-            if unlike := _other_scores(folder.path, tables):
-                around.say(with_label("note", unlike))
             layout = layout_name(parts.data.source.catalog)
             folder.write_recipe(with_layout(tables, layout))
             folder.write_json("environment.json", _environment(loaded, changed, parts).dump())
@@ -258,29 +239,6 @@ def _write_split(
     folder.write_json("split.json", split.model_dump(exclude_unset=True))
 
 
-def _other_scores(run: Path, tables: Mapping[str, Any]) -> str:
-    """Why the scores will not compare with those of the newest run beside this one that is of the same
-    images; "" where they will.
-    """
-    path = value_at(tables, ("data", "source", "path"))
-    others: list[Path] = []
-    with suppress(OSError):  # a run that is deleted meanwhile
-        others = sorted(run.parent.glob("*/recipe.toml"), key=lambda file: file.stat().st_mtime)
-    for file in others[: -MAX_RUNS_COMPARED - 1 : -1]:
-        with suppress(UserError, ValueError):  # what is no run's is passed over
-            other = tomllib.loads(read_file(file, file.parent).decode("utf-8"))
-            if not isinstance(path, str) or value_at(other, ("data", "source", "path")) != path:
-                continue
-            keys = [key for key in changed_keys(other, tables) if is_within(key, KEYS_OF_SCORES)]
-            if keys == [FOLD] or not keys:
-                return ""
-            return (
-                f"the scores will not compare with those of {file.parent}, which has another"
-                f" {join_first(keys)}. `gantk eval RUN OTHER --data SCANS` compares on one scale"
-            )
-    return ""
-
-
 def _is_run(recipe: Any) -> TypeGuard[str | Path]:
     """Whether a recipe is a run folder."""
     return isinstance(recipe, (str, os.PathLike)) and (Path(recipe) / "recipe.toml").is_file()
@@ -290,8 +248,11 @@ def _expect_none(options: Mapping[str, Any]) -> None:
     """UserError for an option of a continued training, which its recipe sets."""
     given = [name for name, value in options.items() if value not in (None, ())]
     if given:
-        what = f"a training that is continued keeps its recipe, but {given[0]} is given"
-        raise UserError(what, where=given[0], remedy="start a new training from its recipe.toml")
+        raise UserError(
+            f"a training that is continued keeps its recipe, but {given[0]} is given",
+            where=given[0],
+            remedy="start a new training from its recipe.toml",
+        )
 
 
 def _continue(path: Path, data: Any, device: str | None, around: Surroundings) -> Training:
@@ -302,7 +263,7 @@ def _continue(path: Path, data: Any, device: str | None, around: Surroundings) -
     def open_checked() -> tuple[RunFolder, CheckedRecipe, RecordedSplit]:
         folder = RunFolder.open(path)
         model = folder.recipe(LACKING_IN_TRAINING).check()
-        check_training(model, around.hooks)
+        around.hooks.gantk_before_training(model=model)
         refuse_packed(folder)
         return folder, model, folder.split()
 
@@ -331,8 +292,11 @@ def _loader_again(folder: RunFolder, data: Any, model: CheckedRecipe) -> Loader 
 
     if not is_loader(data):
         what = f"'{folder.path}' was trained on batches of another program, which it does not keep"
-        remedy = f"continue with gantk.training({str(folder.path)!r}, data=LOADER)"
-        raise UserError(what, where="data", remedy=remedy)
+        raise UserError(
+            what,
+            where="data",
+            remedy=f"continue with gantk.training({str(folder.path)!r}, data=LOADER)",
+        )
     return Loader(data, model.data.domains, model.data.size)
 
 

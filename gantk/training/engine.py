@@ -171,12 +171,12 @@ class Engine:
                 # torch's stub wants a float, its optimizers take the loss
                 self.optimizers[phase.name].step(closure)  # type: ignore[arg-type]
             if len(losses) == before:
-                what = (
+                raise UserError(
                     f"the optimizer of phase '{phase.name}' learns nothing, because its"
-                    " step(closure) never calls closure()"
+                    " step(closure) never calls closure()",
+                    where="train.optimizer",
+                    remedy="begin step() with `loss = closure()`",
                 )
-                remedy = "begin step() with `loss = closure()`"
-                raise UserError(what, where="train.optimizer", remedy=remedy)
 
         for parameter in self._trained:  # as before; what the method froze is not in this list
             parameter.requires_grad_(True)
@@ -277,9 +277,11 @@ class Engine:
                 saved = state.optimizers[phase.name]
                 ready[phase.name] = state_to_load(self.optimizers[phase.name], saved)
         except Exception as error:  # a damaged state may raise any error
-            what = f"this state does not belong to this training: {name}: {one_line(error)}"
-            remedy = "use another checkpoint of the run, and the recipe.toml of the run"
-            raise UserError(what, where=where, remedy=remedy) from None
+            raise UserError(
+                f"this state does not belong to this training: {name}: {one_line(error)}",
+                where=where,
+                remedy="use another checkpoint of the run, and the recipe.toml of the run",
+            ) from None
 
         if self.ema:
             check_same(self.ema.state_dict(), average, where)
@@ -306,15 +308,8 @@ class Engine:
 
     def _optimizer(self, phase: Phase) -> torch.optim.Optimizer:
         make = self.table.optimizers.get(phase.name) or phase.optimizer or self.table.optimizer
-        try:
+        with doing(f"building the optimizer of the phase '{phase.name}'"):
             return make(self.parameters[phase.name])
-        except ValueError as error:  # torch checks its own ranges
-            what = (
-                f"the optimizer of phase '{phase.name}' does not accept its options:"
-                f" {one_line(error)}"
-            )
-            remedy = "see its options with `gantk show optimizer NAME`"
-            raise UserError(what, where="train.optimizer", remedy=remedy) from None
 
     def _move_states(self) -> None:
         for optimizer in self.optimizers.values():

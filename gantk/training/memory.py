@@ -135,30 +135,17 @@ def cost_of(model: CheckedRecipe) -> Cost:
     return Cost(weights / 4e6, 2 * weights + moments, buffers, images)
 
 
-def most_memory() -> float | None:
-    """The memory in GiB of the device with the most on this machine; None where it is not known."""
-    cards = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
-    rooms = [
-        free_memory(),
-        *(torch.cuda.get_device_properties(card).total_memory / GIB for card in cards),
-    ]
-    known = [room for room in rooms if room is not None]
-    return max(known) if len(known) == len(rooms) else None
-
-
-def require_memory(model: CheckedRecipe) -> None:
-    """Raise UserError, with figures, for a training that does not fit into any device's memory on
-    this machine.
+def require_memory(model: CheckedRecipe, runtime: Runtime) -> None:
+    """Raise UserError, with figures, for a training that does not fit into the free memory of its
+    device.
     """
     cost = cost_of(model)
-    most = most_memory()
-    if most is not None and cost.gib > most:
-        what = (
-            f"this training needs at least {cost.gib:,.1f} GiB, but only {most:.1f} GiB are"
-            f" available: {cost}"
+    free = free_memory(runtime.device)
+    if free is not None and cost.gib > free:
+        raise UserError(
+            f"this training needs at least {cost.gib:,.1f} GiB, but only {free:.1f} GiB are"
+            f" available: {cost}",
+            where="method, data, train",
+            remedy="lower the width or depth of the networks, method.pool, data.size or"
+            " train.batch, or set data.patch",
         )
-        remedy = (
-            "lower the width or depth of the networks, method.pool, data.size or"
-            " train.batch, or set data.patch"
-        )
-        raise UserError(what, where="method, data, train", remedy=remedy)

@@ -69,8 +69,11 @@ def run_to_resume(
     another run, or if torchrun may restart a run without a folder set by --out.
     """
     if out is None and (process.may_restart or process.restarts):
-        what = "a run that may be restarted needs a run folder with a fixed name"
-        raise UserError(what, where="--out", remedy="add --out DIR, the same for all starts")
+        raise UserError(
+            "a run that may be restarted needs a run folder with a fixed name",
+            where="--out",
+            remedy="add --out DIR, the same for all starts",
+        )
     if out is None or not (Path(out) / "recipe.toml").is_file():
         return False, None, None
 

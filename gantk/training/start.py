@@ -89,8 +89,11 @@ def start_from(name: str, method: Method, data: Data) -> Start:
         else:
             what += f"the file has '{next(iter(saved))}', the networks have '{next(iter(wanted))}'"
 
-        remedy = "use the [method] table of the recipe that these weights were trained with"
-        raise UserError(what, where=WHERE, remedy=remedy)
+        raise UserError(
+            what,
+            where=WHERE,
+            remedy="use the [method] table of the recipe that these weights were trained with",
+        )
 
     not_finite = [key for key, tensor in copied.items() if not tensor.isfinite().all()]
     if not_finite:

@@ -104,12 +104,13 @@ def test_oversized_recipe_files_are_one_message(name, tmp_path, monkeypatch):
     ],
 )
 def test_impossible_memory_is_refused_with_figures(settings, words, monkeypatch):
+    from gantk.machine.runtime import start
     from gantk.training import memory
     from gantk.training.memory import require_memory
 
-    monkeypatch.setattr(memory, "most_memory", lambda: 12.0)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 12.0)
     with pytest.raises(UserError, match=words):
-        require_memory(checked_recipe("dualgan_t1t2", None, settings, None)[1])
+        require_memory(checked_recipe("dualgan_t1t2", None, settings, None)[1], start("cpu"))
 
 
 def test_what_is_counted_is_what_is_built():
