@@ -28,7 +28,7 @@ from gantk.data.preparation import Pair, Record, patients_of
 from gantk.data.recipe_data import with_test_data, without_training
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.spread import spread, spread_over_owners
-from gantk.errors import UserError, argument, count_noun, join_first
+from gantk.errors import UserError, count_noun, join_first
 from gantk.files import sha256_of
 from gantk.formats.files import natural, read
 from gantk.formats.image import Image, in_channels
@@ -43,11 +43,12 @@ from gantk.metrics.baselines import MAX_BASELINE_IMAGES, IntensityMap
 from gantk.metrics.compare_folders import (
     PAIR_METRICS,
     FilePair,
+    compare_files,
     fit_line,
     metric_of_files,
     score_files,
 )
-from gantk.metrics.comparing import Comparison, SystemTest, add_tests, compare_systems
+from gantk.metrics.comparing import Comparison, add_tests, compare_systems
 from gantk.metrics.judging import pair_verdict
 from gantk.metrics.names import (
     LESION_CONTRAST,
@@ -78,9 +79,8 @@ from gantk.runs.results import (
 from gantk.terminal import TextTable
 
 Means = dict[str, ScoresByDirection]  # by system
-Units = dict[tuple[str, str], str]  # by direction and metric
-# by direction, then patient and image, of some: the middle plane (C, H, W) of TRUTH and of each system
-Pictures = dict[str, dict[tuple[str, str], dict[str, np.ndarray]]]
+# by direction and image, of some: the middle plane (C, H, W) of TRUTH and of each system
+Pictures = dict[str, dict[str, dict[str, np.ndarray]]]
 ONE_SCALE = (
     "of whole files at their own size, as gantk translate makes them (gantk report scores images at the"
     " network's size); HU as they are, other gray values, whose scales differ between models, by one"
@@ -90,6 +90,7 @@ RELEASED_AGAIN = (
     "who was in its training is told by names and files alone; public sets release patients again under"
     " other names"
 )
+OF_SETS = "score sets of images, one run at a time: gantk eval RUN --data PATH --metrics kid"
 # baselines, which any model must beat: they are scored too
 INPUT = "identity"
 MAP = "intensity_map"
@@ -161,7 +162,11 @@ def compare_models(
     Raises:
         UserError: the models share no direction, or there is nobody whom none of them was trained on.
     """
-    parts = [metric_of_files(name) for name in metrics]
+    names = [*metrics]
+    parts = [metric_of_files(name) for name in names]
+    if not compare_files(names):
+        what = "models are compared by metrics of pairs, not of sets"
+        raise UserError(what, where="--metrics", remedy=OF_SETS)
     loaded = {
         name: load_model(name, device, say)
         for model in models
@@ -172,7 +177,7 @@ def compare_models(
     if first.run is None:
         allowed = "models of which the first is a run or a packed model"
         raise UserError("these models cannot be compared", where="RUN", allowed=allowed)
-    directions = _shared_directions(loaded, data)
+    directions = _shared_directions([*loaded.values()])
     table = without_training(with_test_data(first.run.recipe(), data, set, layout))
     source, records = source_and_records(table, type(first.method))
     if read_by := layouts_in_words(source):
@@ -182,7 +187,7 @@ def compare_models(
         raise UserError(
             f"'{data}' has no registered pairs",
             where="--data",
-            remedy="score sets of images, one run at a time: gantk eval RUN --data PATH --metrics kid",
+            remedy=OF_SETS,
         )
     if len({model.method.paired for model in loaded.values() if model.run}) > 1:
         say(with_label("note", UNPAIRED_USES_HALF))
@@ -223,7 +228,7 @@ def compare_models(
             warnings.append(f"{system.name}: {misfits}")
     say(with_label("scale", ONE_SCALE))
     if len(systems) > 1:
-        sentences = _say_compared(compared, results, means, units, say)
+        sentences = _say_compared(compared, results, means, say)
     else:
         (result,) = results.values()
         sentences = [result_sentence(result)]
@@ -365,7 +370,7 @@ def _score_systems(
     pictures: Pictures = {}
     for to, frame in directions.items():
         title = f"{frame.source} -> {frame.target}"
-        of_direction = pictures[title] = {(_patient(pair), pair["a"].key): {} for pair in shown}
+        of_direction = pictures[title] = {pair["a"].key: {} for pair in shown}
         truths = [pair[to] for pair in pairs]
         unit = "HU" if in_hounsfield(frame.target, truths, [first.intensity[to]]) else GRAY_VALUES
         for name, translate in translators.items():
@@ -379,11 +384,10 @@ def _score_systems(
                 tables.append(_mean_of_models(lines).assign(system=name))
                 means[name][title] = of_system
                 for file in made:
-                    if (
-                        own := of_direction.get((file.patient or file.name, file.name))
-                    ) is not None:
+                    if file.name in of_direction:
                         output, truth = (each.middle_plane for each in file.read())
-                        own |= {TRUTH: truth, name: output if name == INPUT else line(output)}
+                        output = output if name == INPUT else line(output)
+                        of_direction[file.name] |= {TRUTH: truth, name: output}
             alarm = "" if is_baseline else _alarm_of_contrast(of_direction.values(), name)
             warnings += [f"{title}, {name}: {alarm}"] * bool(alarm) + [warning] * bool(warning)
     return pd.concat(tables, ignore_index=True), means, pictures, [*dict.fromkeys(warnings)]
@@ -417,46 +421,40 @@ def _mean_of_models(lines: pd.DataFrame) -> pd.DataFrame:
 
 
 def _say_compared(
-    compared: Comparison, results: Mapping[str, Results], means: Means, units: Units, say: Say
+    compared: Comparison, results: Mapping[str, Results], means: Means, say: Say
 ) -> list[str]:
     """Say who leads, a table of all scores with their tests, and which models are behind a baseline;
     returns who leads, or where nothing is tested the result of each.
     """
     for sentence in compared.sentences:
         say(with_label("result", sentence))
+    tests = [test.leader_first() for test in compared.tests]
+    of_tests = OF_TESTS if tests else ()
     rows = []
-    above = ""
-    for (direction, metric), unit in units.items():
-        of_systems = {name: scores[direction][metric] for name, scores in means.items()}
-        leader = _best(of_systems)
-        by = p = NO_VALUE
-        tests = [
-            test
-            for test in map(SystemTest.leader_first, compared.tests)
-            if test.place == (direction, metric) and test.one == leader
-        ]
-        if tests:  # else it is a baseline, or nothing can be tested
-            test = min(tests, key=attrgetter("gain"))
-            gain = Score(value=test.gain, ci95=test.ci95, unit=unit)
-            by = f"{number_text(gain.value, gain.decimals)} {gain.interval()}".rstrip()
-            p = f"{test.corrected_p:.2g}"
-        title = "" if direction == above else direction
-        above = direction
-        name = ", ".join(filter(None, (short_metric_name(metric), unit)))
-        values = [
-            number_text(score.value, score.decimals) + BEST * (system == leader)
-            for system, score in of_systems.items()
-        ]
-        rows.append((title, name, *values, by, p))
+    for direction, metrics in means[INPUT].items():
+        for number, (metric, about) in enumerate(metrics.items()):
+            of_systems = {name: scores[direction][metric] for name, scores in means.items()}
+            leader = _best(of_systems)
+            ahead = [x for x in tests if x.place == (direction, metric) and x.one == leader]
+            by = p = NO_VALUE  # where a baseline leads, or nothing can be tested
+            if ahead:
+                test = min(ahead, key=attrgetter("gain"))
+                gain = Score(value=test.gain, ci95=test.ci95, unit=about.unit)
+                by = f"{number_text(gain.value, gain.decimals)} {gain.interval()}".rstrip()
+                p = f"{test.corrected_p:.2g}"
+            values = [
+                number_text(score.value, score.decimals) + BEST * (system == leader)
+                for system, score in of_systems.items()
+            ]
+            title = "" if number else direction
+            name = ", ".join(filter(None, (short_metric_name(metric), about.unit)))
+            rows.append((title, name, *values, *(by, p)[: len(of_tests)]))
     systems = [baseline_words(name) if name in (INPUT, MAP) else name for name in means]
-    heads = ("direction", "score", *systems, *OF_TESTS)
-    table = pd.DataFrame(rows, columns=heads)
-    table = table.drop(columns=[name for name in OF_TESTS if (table[name] == NO_VALUE).all()])
-    say(TextTable(tuple(table), table.to_numpy().tolist()))
+    say(TextTable(("direction", "score", *systems, *of_tests), rows))
     say(with_label("note", f"{BEST} the best of its row"))
-    if any(test.ci95 for test in compared.tests):
-        say(with_label("note", OF_ONE_SCORE.format(len(compared.tests))))
-    if any(metric == "lesion_contrast" for _, metric in units):
+    if tests:
+        say(with_label("note", OF_ONE_SCORE.format(len(tests))))
+    if any("lesion_contrast" in metrics for metrics in means[INPUT].values()):
         say(with_label("note", ": ".join(LESION_CONTRAST)))
     sentences = {name: f"{name}: {result_sentence(own)}" for name, own in results.items()}
     for name, own in results.items():
@@ -494,11 +492,11 @@ def _patients_seen(model: Model, pairs: Sequence[Pair], hash_of: Callable[[Path]
     }
 
 
-def _shared_directions(models: Mapping[str, Model], data: str | Path) -> dict[str, Frame]:
+def _shared_directions(models: Sequence[Model]) -> dict[str, Frame]:
     """The directions of the first model that all others have, by the letter of their target; UserError
-    without any, which names those of each and how to score it on `data`.
+    without any, which names those of each.
     """
-    first, *others = models.values()
+    first, *others = models
     shared = dict(first.frames)
     for model in others:
         for to, frame in first.frames.items():
@@ -507,24 +505,12 @@ def _shared_directions(models: Mapping[str, Model], data: str | Path) -> dict[st
             except UserError:
                 shared.pop(to, None)
     if not shared:
-        own = (
-            f"{name} makes {join_words([*map(_in_words, model.frames.values())])}"
-            for name, model in models.items()
-        )
-        alone = (f"gantk eval {argument(name)} --data {argument(data)}" for name in models)
         raise UserError(
-            f"the models share no direction: {'; '.join(own)}",
+            f"the models share no direction: {join_words([*map(repr, models)])}",
             where="RUN",
-            remedy=f"name models of the same two domains, or score each alone: {'; '.join(alone)}",
+            remedy="name models of the same two domains, or score each alone",
         )
     return shared
-
-
-def _in_words(frame: Frame) -> str:
-    """What a direction makes of what."""
-    if frame.completes:
-        return f"any of {', '.join(frame.targets)} of the others"
-    return f"{frame.target} of {frame.source}"
 
 
 def _with_truth(path: Path, truth: Record) -> tuple[Image, Image]:

@@ -298,6 +298,8 @@ def test_models_are_compared_on_one_scale(run, packed, tmp_path, gantk):
     assert np.mean(own) == pytest.approx(expected, abs=0.01)
     assert [test["n"] for test in found["tests"]] == 12 * [6]  # whole and foreground
     assert [test["gain"] for test in found["tests"]] == pytest.approx(12 * [0.0], abs=1e-3)
+    of_sets = gantk("eval", run, packed, "--data", data, "--metrics", "kid").refused()
+    assert "not of sets" in of_sets
     assert "need --data" in gantk("eval", run, packed).refused()
     assert "needs --data" in gantk("eval", run, "--figures", figures).refused()
     for direction in ("T1_to_T2", "T2_to_T1"):

@@ -23,12 +23,12 @@ from gantk.metrics.compare_models import (
     TRUTH,
     ModelComparison,
 )
-from gantk.metrics.comparing import MAX_WITH_FIGURES, Comparison, compare_systems
+from gantk.metrics.comparing import Comparison, compare_systems
 from gantk.metrics.names import join_words
 from gantk.metrics.references import GRAY_VALUES
 from gantk.metrics.rows import unlike_inputs
 from gantk.metrics.summary import with_label
-from gantk.metrics.table import MODEL
+from gantk.metrics.table import MODEL, owners
 from gantk.progress import Work
 from gantk.report.build import draw_losses, render, shows_left_and_right
 from gantk.report.build import write_report as write_one
@@ -124,21 +124,16 @@ def write_report(
     reason = _why_not_compared(systems)
     compared = Comparison([], []) if reason else _compare(systems)
     answers = [reason] if reason else compared.sentences
-    are_many = len(systems) > MAX_WITH_FIGURES and answers
-    _say_warnings(named, say)
     seeds = [len({run.recipe.train.seed for run in system.runs}) for system in systems]
     caution = ONE_SEED if compared.tests and min(seeds) == 1 < len(seeds) else ""
     for answer in answers:
         say(with_label("warning" if reason else "result", answer.replace(ARROW, " -> ")))
-    for system in [] if are_many else systems:
-        say(with_label("warning" if system.is_behind else "result", system.sentence))
-    if caution:
-        say(with_label("note", caution))
-
     for system in systems:
+        say(with_label("warning" if system.is_behind else "result", system.sentence))
         if system.folders != [system.name]:
             say(with_label("runs", f"{system.name}: {', '.join(system.folders)}"))
-
+    if caution:
+        say(with_label("note", caution))
     summary = summarise_systems({one.name: one.results for one in systems})
     common = _common_images(systems)
     if figures is not None:
@@ -161,16 +156,6 @@ def write_report(
         differences=_differences(systems),
     )
     return write_output(path, page.encode("utf-8", "backslashreplace"), private=True)
-
-
-def _say_warnings(runs: Mapping[str, RunRecord], say: Say) -> None:
-    """Say which runs have no scores, and warnings about their images, each once."""
-    for name, run in runs.items():
-        if not run.results.metrics:
-            say(with_label("warning", f"{name} has no scores: {run.why_unscored}"))
-    for said in dict.fromkeys(line for run in runs.values() for line in run.warnings):
-        whose = join_words([name for name, run in runs.items() if said in run.warnings])
-        say(with_label("warning", f"{whose}: {' '.join(said.split())}"))
 
 
 def _records_of(runs: Sequence[str | Path]) -> dict[str, RunRecord]:
@@ -218,8 +203,8 @@ def write_model_figures(
 ) -> None:
     """Write scores and figures of models that were compared on scans, as `write_report` does of runs."""
     models = [*found.left_out]
-    shown = {patient for images in found.pictures.values() for patient, _ in images}
-    labels = number_names({*found.scores.patient, *shown} - {""})
+    patients = found.scores.assign(owner=owners(found.scores)).groupby("image").owner.first()
+    labels = number_names(patients)
     outputs = {f"output {name}": name for name in models}
     images: dict[str, list[ShownImage]] = {}
     for direction, of_images in found.pictures.items():
@@ -229,7 +214,7 @@ def write_model_figures(
         unit = "HU" if "HU" in units else "file's"
         images[label] = [
             ShownImage(
-                labels[patient],
+                labels[patients[image]],
                 {
                     kind: shown[name]
                     for kind, name in zip(titles, (INPUT, TRUTH, *models), strict=True)
@@ -237,7 +222,7 @@ def write_model_figures(
                 titles,
                 unit,
             )
-            for (patient, _), shown in of_images.items()
+            for image, shown in of_images.items()
         ]
     choice = "spread by name, each by the middle of its images."
     about = AboutFigures(labels, choice, SCALE_OF_MODELS)

@@ -96,8 +96,11 @@ class System:
     @property
     def sentence(self) -> str:
         """The result in words; of several runs also how many they are."""
-        if len(self.runs) > 1 and not self.results.metrics:
-            return f"{self.name}: no score that all of these runs have of each patient."
+        if not self.results.metrics:
+            why = self.runs[0].why_unscored
+            if len(self.runs) > 1:
+                why = "no score that all of these runs have of each patient"
+            return f"{self.name}: {why}."
         result = result_sentence(self.results, unseen=not any(run.leak for run in self.runs))
         of_runs = f" ({len(self.runs)} runs of one recipe)" if len(self.runs) > 1 else ""
         size = self.runs[0].environment.size
