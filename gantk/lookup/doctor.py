@@ -12,7 +12,6 @@ from gantk.errors import count_noun, one_line
 from gantk.plugin.loader import installed_version, load
 
 NEEDED_PACKAGES = (
-    "torch",
     "kornia",
     "timm",
     "pydantic",
@@ -27,16 +26,10 @@ def findings() -> Iterator[tuple[str, str, str | None]]:
     """Yield a line for each check: (name, state, problem or None)."""
     yield "gantk", __version__, None
     yield "python", f"{platform.python_version()} on {platform.platform()}", None
-    versions = {name: installed_version(name) for name in NEEDED_PACKAGES}
-    yield "torch", versions.pop("torch") or "-", None
-    yield (
-        "packages",
-        ", ".join(f"{name} {found}" for name, found in versions.items() if found),
-        None,
-    )
-    for name, found in versions.items():
-        if not found:
-            yield name, "-", f"not installed: pip install {name}"
+    yield "torch", installed_version("torch") or "-", None
+    for name in NEEDED_PACKAGES:
+        found = installed_version(name)
+        yield name, found or "-", None if found else f"not installed: pip install {name}"
 
     yield from _torch()
     free = shutil.disk_usage(os.getcwd()).free / 2**30

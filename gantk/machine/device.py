@@ -147,15 +147,6 @@ def precision_on(device: torch.device, wanted: str) -> str:
     return wanted
 
 
-def slow_bf16(device: torch.device, precision: str) -> str | None:
-    """A note if the recipe sets bf16 and this CPU computes it more slowly than float32; the results
-    are still right.
-    """
-    if precision != "bf16" or device.type != "cpu" or good_at_bf16(device):
-        return None
-    return 'bf16 is slower than float32 on this processor; train.precision = "auto" uses fp32'
-
-
 def good_at_bf16(device: torch.device) -> bool:
     """Whether bf16 is faster than float32: on Ampere and later, on CPUs with AMX, on AMD's with
     AVX512-BF16.

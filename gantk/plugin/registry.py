@@ -103,9 +103,10 @@ class Entry:
         name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         what = f"the {self.kind} '{self.name}' {what}: {name}{one_line(error)}"
         place = self._place(error)
-        remedy = f"correct the {self.kind} in its file"
-        if not place or "-packages" in place:  # site-packages, dist-packages
-            remedy = "repair or uninstall the package; `gantk plugins` lists all plugins"
+        remedy = (
+            f"correct the {self.kind} in its file, or uninstall the package; `gantk plugins` lists all"
+            " plugins"
+        )
         where = ", ".join(filter(None, [place, f"offered by {self.owner}"]))
         return UserError(what, where=where, remedy=remedy)
 

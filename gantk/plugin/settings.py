@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import tomllib
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -55,7 +56,8 @@ def disabled_plugins(recipe_folder: Path | None = None) -> dict[str, str]:
     disabled: dict[str, str] = {}
     for path, settings in _settings(recipe_folder).items():
         disabled |= dict.fromkeys(settings.plugins.disable, str(path))
-    return disabled | dict.fromkeys(_words(os.environ.get(VARIABLE, "")), VARIABLE)
+    packages = re.findall(r"[^,\s]+", os.environ.get(VARIABLE, ""))
+    return disabled | dict.fromkeys(packages, VARIABLE)
 
 
 def own_layouts(recipe_folder: Path | None = None) -> dict[str, str]:
@@ -94,10 +96,6 @@ def install_hint(name: str) -> str | None:
             if is_meant and not any(importlib.metadata.distributions(name=project["name"])):
                 return f"Did you forget `pip install -e {argument(file.parent)}`?"
     return None
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def _settings_in(path: Path) -> Settings:

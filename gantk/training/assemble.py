@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, get_num_threads
+from torch.nn.functional import interpolate
 
+from gantk.data.augment import augment_batch, hide_contrasts
 from gantk.data.batches import Batches, ImageSet
 from gantk.data.dataset import Data
 from gantk.data.loader import Loader, LoaderBatches
@@ -18,9 +20,8 @@ from gantk.data.preparation import Record
 from gantk.data.split_json import RecordedSplit
 from gantk.errors import UserError, doing
 from gantk.machine.cores import Threads
-from gantk.machine.device import slow_bf16
 from gantk.machine.runtime import Runtime
-from gantk.method import Companions, Method, check_output_range
+from gantk.method import Batch, Companions, Method, Stage, check_output_range
 from gantk.metrics.evaluate import Scorer
 from gantk.progress import Work
 from gantk.recipe.tables import CheckedRecipe
@@ -50,6 +51,31 @@ class Parts:
     loader: Loader | None = None  # of another program, in place of the data's own batches
     recipe_text: str = ""  # of the run's recipe.toml
     trained_by: str = ""  # the same of the checkpoint that is continued; "" where it has none
+
+    def __post_init__(self):
+        table = self.model.data
+        self.augments = [augment(table.dims) for augment in table.augment]
+
+    def batch_at(self, step: int, stage: Stage) -> Batch:
+        """The step's images on the device, at the stage's size, augmented."""
+        table = self.model.data
+        read = self.batches.at(step)
+        batch = Batch({name: self.runtime.place(each, table.dims) for name, each in read.items()})
+        batch = resize_batch(batch, stage.size)
+        batch = augment_batch(batch, self.augments, self.data.paired)
+        hiding = table.missing == "mask" and not self.method.hides
+        return hide_contrasts(batch, self.data) if hiding else batch
+
+
+def resize_batch(batch: Batch, size: tuple[int, ...]) -> Batch:
+    """Resize a batch's images and masks to a stage's size by area averaging; labels stay as they
+    are.
+    """
+    changed = {}
+    for name, tensor in batch.items():
+        if tensor.ndim > 2 and tensor.shape[2:] != tuple(size):
+            changed[name] = interpolate(tensor, size, mode="area")
+    return Batch(batch | changed)
 
 
 @Work("preparing the images")
@@ -98,8 +124,6 @@ def assemble(
     runtime.broadcast(method.state_dict().values())
     steps = train.steps_in_all(batches.steps_per_epoch)
     engine = runtime.sync_errors(lambda: Engine(method, train, steps, runtime))
-    if note := slow_bf16(runtime.device, runtime.precision):
-        engine.notes.append(note)
 
     return Parts(model, runtime, data, method, batches, engine, scorer, threads, start, loader)
 

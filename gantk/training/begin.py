@@ -9,12 +9,10 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any, TypeGuard
 
-from gantk import terminal
 from gantk.catalog.layouts import layout_name
 from gantk.data.check.check import warnings_about
 from gantk.data.description import describe as describe_data
@@ -22,75 +20,30 @@ from gantk.data.loader import Loader, is_loader
 from gantk.data.recipe_data import opened_recipe
 from gantk.data.split import few_test_patients
 from gantk.data.split_json import RecordedSplit
-from gantk.errors import UserError, count_noun, join_first, note_in, warn_of
+from gantk.errors import UserError, count_noun, join_first
 from gantk.files import lock_folder, read_file
 from gantk.formats.files import listed_once
-from gantk.guest import Say, tell
-from gantk.machine.launch import Launch, launch
-from gantk.machine.runtime import describe, start, sync_errors
+from gantk.guest import Say
+from gantk.machine.runtime import describe, sync_errors
 from gantk.method import OTHER
 from gantk.metrics.summary import with_label
 from gantk.plugin.callbacks import Hooks
-from gantk.recipe.load import LACKING_IN_TRAINING, load_recipe, resolved
+from gantk.plugin.spec import Part
+from gantk.recipe.load import LACKING_IN_TRAINING, Recipe, Settings, load_recipe, resolved
 from gantk.recipe.published import (
+    PublishedSystem,
     changed_keys,
     changes_of_file,
     published_system,
 )
+from gantk.recipe.tables import CheckedRecipe
 from gantk.runs.folder import RunFolder, environment, stored_data
 from gantk.runs.models import refuse_packed
 from gantk.runs.results import in_millions
 from gantk.runs.schemas import Environment, RecipeRecord
 from gantk.training.assemble import Parts, assemble, prepare_batches, restore
-from gantk.training.loop import Training, inference_weights
-from gantk.training.memory import memory_advice, require_memory
-from gantk.training.restart import LOADER, advice, run_to_resume, with_layout
-
-if TYPE_CHECKING:
-    from gantk.machine.runtime import Runtime
-    from gantk.plugin.spec import Part
-    from gantk.recipe.load import Recipe, Settings
-    from gantk.recipe.published import PublishedSystem
-    from gantk.recipe.tables import CheckedRecipe
-
-
-@dataclass
-class Surroundings:
-    """Who hears of a training, and what its end closes."""
-
-    hooks: Hooks
-    listener: Say | None  # None: notes and warnings are warnings of Python
-    shown: bool  # whether the progress is said
-    ending: ExitStack
-    notes: list[str] = field(default_factory=list)  # notes and warnings so far
-    main: bool = True  # only the main rank prints
-    process: Launch = field(default_factory=launch)  # which of how many this is
-
-    def say(self, line: str) -> None:
-        """Print a line, and keep it if it is a note or a warning."""
-        if not self.main:
-            return
-        note = note_in(line)
-        if note is not None:
-            self.notes.append(note)
-        (self.listener or warn_of)(line)
-
-    def start(self, model: CheckedRecipe, device: str | None, folder: Path) -> Runtime:
-        """Start the runtime, whose memory must be enough; errors of it will say how to continue the
-        run in `folder`, or what needs less memory.
-        """
-        train = model.train
-        runtime = start(device, train.precision, train.fast.channels_last, self.process)
-        runtime.sync_errors(lambda: require_memory(model, runtime))
-        self.main = runtime.main
-        self.watch(runtime, folder)
-        self.ending.enter_context(memory_advice(model, runtime))
-        return runtime
-
-    def watch(self, runtime: Runtime, folder: Path) -> None:
-        """Let the loss of a rank say how to continue the run in `folder`."""
-        watching = runtime.watch_connection(lambda: advice(folder, runtime.world))
-        self.ending.enter_context(watching)
+from gantk.training.loop import Surroundings, Training, inference_weights
+from gantk.training.restart import LOADER, run_to_resume, with_layout
 
 
 def training(
@@ -339,18 +292,7 @@ def _ready(
     around.ending.callback(parts.threads.reset)
     if runtime.main:
         around.ending.callback(around.hooks.gantk_training_ended, run=folder.path)
-    training = Training(
-        parts,
-        folder,
-        seconds,
-        hooks=around.hooks,
-        ending=around.ending.pop_all(),
-        say=around.say,
-        shown=around.shown,
-        on_terminal=around.listener in (tell, terminal.say),
-    )
-    training.notes = around.notes
-    return training
+    return Training(parts, folder, seconds, around)
 
 
 def _changes_since(parts: Parts) -> str:

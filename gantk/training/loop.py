@@ -7,16 +7,14 @@ import math
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from gantk.data.augment import augment_batch, hide_contrasts
+from gantk import terminal
 from gantk.errors import (
     FailedOnOtherRank,
     Interrupted,
@@ -24,27 +22,72 @@ from gantk.errors import (
     argument,
     count_noun,
     machine_failure,
+    note_in,
     one_line,
+    warn_of,
 )
 from gantk.files import expect_inside, make_folder
-from gantk.guest import Say, as_guest, each_as_guest, give_warning
-from gantk.machine.usage import since_start
+from gantk.guest import Say, as_guest, each_as_guest, tell
+from gantk.machine.launch import Launch, launch
+from gantk.machine.runtime import Runtime, start
+from gantk.machine.usage import peak_memory, since_start
 from gantk.method import Batch, Losses, Method, Stage
 from gantk.metrics.samples import Samples, alarms
 from gantk.metrics.validation import Validation
 from gantk.plugin.callbacks import Hooks
 from gantk.progress import Work
+from gantk.recipe.tables import CheckedRecipe
 from gantk.runs import checkpoint
 from gantk.runs.folder import RunFolder
-from gantk.runs.results import Choice, Speed
+from gantk.runs.results import Choice
 from gantk.runs.schemas import LogLine, read
-from gantk.runs.speed import Used
 from gantk.terminal import stop_on_ctrl_c
 from gantk.training.assemble import Parts, own_buffers, save_checkpoint
 from gantk.training.engine import Engine
 from gantk.training.live import TrainingWork
+from gantk.training.memory import memory_advice, require_memory
+from gantk.training.restart import advice
 
 REPORT_SHARE = 0.03  # share of the wall time that rewriting report.html may take
+
+
+@dataclass
+class Surroundings:
+    """Who hears of a training, and what its end closes."""
+
+    hooks: Hooks
+    listener: Say | None  # None: notes and warnings are warnings of Python
+    shown: bool  # whether the progress is said
+    ending: ExitStack
+    notes: list[str] = field(default_factory=list)  # notes and warnings so far
+    main: bool = True  # only the main rank prints
+    process: Launch = field(default_factory=launch)  # which of how many this is
+
+    def say(self, line: str) -> None:
+        """Print a line, and keep it if it is a note or a warning."""
+        if not self.main:
+            return
+        note = note_in(line)
+        if note is not None:
+            self.notes.append(note)
+        (self.listener or warn_of)(line)
+
+    def start(self, model: CheckedRecipe, device: str | None, folder: Path) -> Runtime:
+        """Start the runtime, whose memory must be enough; errors of it will say how to continue the
+        run in `folder`, or what needs less memory.
+        """
+        train = model.train
+        runtime = start(device, train.precision, train.fast.channels_last, self.process)
+        runtime.sync_errors(lambda: require_memory(model, runtime))
+        self.main = runtime.main
+        self.watch(runtime, folder)
+        self.ending.enter_context(memory_advice(model, runtime))
+        return runtime
+
+    def watch(self, runtime: Runtime, folder: Path) -> None:
+        """Let the loss of a rank say how to continue the run in `folder`."""
+        watching = runtime.watch_connection(lambda: advice(folder, runtime.world))
+        self.ending.enter_context(watching)
 
 
 @dataclass(frozen=True)
@@ -73,33 +116,17 @@ class Training:
     it unlocks the run folder and calls the hooks `gantk_training_ended`.
     """
 
-    def __init__(
-        self,
-        parts: Parts,
-        run: RunFolder | None,
-        seconds: float = 0.0,
-        *,
-        hooks: Hooks | None = None,
-        ending: ExitStack | None = None,  # closed at the end
-        say: Say = give_warning,  # hears all lines
-        shown: bool = False,  # whether lines of the progress are among them
-        on_terminal: bool = False,  # whether `say` prints on the terminal, where progress is a bar
-    ):
+    def __init__(self, parts: Parts, run: RunFolder, seconds: float, around: Surroundings):
         self.parts = parts
-        self._run = run
-        self.hooks = hooks or Hooks()
-        self.notes: list[str] = []  # notes and warnings about the recipe and its data
-        self._ending = ending or ExitStack()
-        self._say = say
-        self._shown = shown and parts.runtime.main
-        self._on_terminal = on_terminal
+        self.run = run  # which only rank 0 writes to
+        self.hooks = around.hooks
+        self.notes = around.notes  # notes and warnings about the recipe and its data
+        self._around = around
         self._stops: list[int] = []  # not empty: the training is to stop after this step
         self.was_stopped = False  # before its last step; it can be continued
         self.engine = parts.engine
         self.runtime = parts.runtime
         self.table = parts.model.train
-        data = parts.model.data
-        self.augments = [augment(data.dims) for augment in data.augment]
         self.validation = Validation(parts.scorer)
         self.sample_batch = self.validation.sample_batch()
         self.choice = Choice(
@@ -110,9 +137,11 @@ class Training:
         )
         self._validated = -1  # the step whose scores are `_scores`
         self._scores: dict[str, dict[str, float]] = {}
-        self.used = Used(run.usage() if run else Speed(), self.runtime.device)
+        self.used = run.usage()
         # Training time, before a resume too, without validation and saving.
-        self.seconds = self.used.seconds_at(self.engine.step, seconds)
+        self.seconds = seconds
+        if self.engine.step and self.used.step == self.engine.step:
+            self.seconds = self.used.seconds or seconds
         self._interval_seconds = 0.0
         self._logged_step = self.engine.step
         self._clock_start = time.perf_counter()
@@ -121,13 +150,7 @@ class Training:
         self._reported = time.perf_counter()
         self._report_cost = 0.0
         self._view = self._new_view()
-
-    @property
-    def run(self) -> RunFolder:
-        """The run folder, which only rank 0 writes to."""
-        if self._run is None:
-            raise ValueError("this training has no run folder")
-        return self._run
+        self._ending = around.ending.pop_all()
 
     def __enter__(self) -> Training:
         return self
@@ -138,7 +161,7 @@ class Training:
 
     def __iter__(self) -> Iterator[Step]:
         """Run the remaining steps, and write what is due after each."""
-        return each_as_guest(self._steps(), self._say)
+        return each_as_guest(self._steps(), self._around.say)
 
     def _steps(self) -> Generator[Step, None, None]:
         if self.runtime.main:
@@ -157,9 +180,9 @@ class Training:
                 step = self.engine.step
                 every = self.table.log_every, self.table.sample_every, self.table.save_every
                 log, samples, save = (self._is_due(step, each) for each in every)
-                if log or samples or save or self.used.first_step is None:
+                if log or samples or save or self.used.first_step_s is None:
                     with self._clock_stopped():
-                        self.used.first_step = self.used.first_step or since_start()
+                        self.used.first_step_s = self.used.first_step_s or since_start()
                         if log:
                             self._log(view, stage, batch, losses)
                         if samples:
@@ -180,7 +203,7 @@ class Training:
     def _read(self, step: int, stage: Stage) -> Batch:
         """The step's batch; where it cannot be had, the steps before it are saved, and a line says so."""
         try:
-            return self.batch_at(step, stage)
+            return self.parts.batch_at(step, stage)
         except Exception:
             if step and self.runtime.world == 1:
                 self.was_stopped = True
@@ -192,8 +215,12 @@ class Training:
             raise
 
     def _new_view(self) -> TrainingWork:
+        around = self._around
+        # on the terminal the progress is a bar
+        on_terminal = around.listener in (tell, terminal.say)
+        shown = around.shown and around.main
         domains = self.parts.model.data.domains
-        return TrainingWork(self.engine.steps, self._say, self._shown, self._on_terminal, domains)
+        return TrainingWork(self.engine.steps, around.say, shown, on_terminal, domains)
 
     def stop(self) -> None:
         """Let the loop end after this step, with a checkpoint."""
@@ -273,16 +300,6 @@ class Training:
         is_log_point = self.engine.step % self.table.log_every == 0
         return is_log_point and any(self.runtime.gather(stopped))
 
-    def batch_at(self, step: int, stage: Stage) -> Batch:
-        """The step's images on the device, at the stage's size, augmented."""
-        dims = self.parts.model.data.dims
-        read = self.parts.batches.at(step)
-        batch = Batch({name: self.runtime.place(each, dims) for name, each in read.items()})
-        batch = resize_batch(batch, stage.size)
-        batch = augment_batch(batch, self.augments, self.parts.data.paired)
-        hiding = self.parts.model.data.missing == "mask" and not self.parts.method.hides
-        return hide_contrasts(batch, self.parts.data) if hiding else batch
-
     def _log(self, view: TrainingWork, stage: Stage, batch: Batch, losses: Losses) -> None:
         self._check_finite()
         step = self.engine.step
@@ -354,26 +371,25 @@ class Training:
     def _write_samples(self, step: int, samples: Samples) -> None:
         folder = self.run.path / "samples"
         earlier = {int(path.name[5:]) for path in folder.glob("step-*")}
-        for direction, images in samples.reconstructions.items():
-            self._write_pictures(f"step-{step:06d}/cycle", direction, images)
-        for direction, images in samples.outputs.items():
-            self._write_pictures(f"step-{step:06d}", direction, images.float().cpu())
-            if not (folder / "input" / f"{direction}-0.png").exists():
-                self._write_pictures("input", direction, self.sample_batch.inputs.get(direction))
-                self._write_pictures("truth", direction, self.sample_batch.truths.get(direction))
-            if not (folder / "real" / f"{direction}-0.png").exists():
-                self._write_pictures("real", direction, self.sample_batch.reals.get(direction))
+        batch = self.sample_batch
+        groups = {f"step-{step:06d}/cycle": samples.reconstructions}
+        if not earlier:
+            groups |= {"input": batch.inputs, "truth": batch.truths, "real": batch.reals}
+        groups[f"step-{step:06d}"] = samples.outputs
+        for group, pictures in groups.items():
+            for direction, images in pictures.items():
+                self._write_pictures(group, direction, images)
 
         make_folder(expect_inside(self.run.path, folder))
         steps = sorted({each for each in earlier if each < step} | {step})
-        index = self.sample_batch.index(self.parts.data, steps)
+        index = batch.index(self.parts.data, steps)
         self.run.write_json("samples/index.json", index.model_dump(by_alias=True))
 
-    def _write_pictures(self, group: str, direction: str, images: Tensor | None) -> None:
-        """Write one picture for each of the images, if there are any, to samples/GROUP."""
+    def _write_pictures(self, group: str, direction: str, images: Tensor) -> None:
+        """Write one picture for each of the images to samples/GROUP."""
         low, high = self.parts.data.range
-        for number, image in enumerate([] if images is None else images):
-            self.run.write_picture(group, f"{direction}-{number}", np.asarray(image), low, high)
+        for number, image in enumerate(images.float().cpu().numpy()):
+            self.run.write_picture(group, f"{direction}-{number}", image, low, high)
 
     def _save(self, view: TrainingWork) -> None:
         self._check_finite()
@@ -387,8 +403,12 @@ class Training:
                 self.choice.add(step, self.validation.checkpoint_score(self._validate(view)))
             with Work("saving a checkpoint"):
                 save_checkpoint(self.run, self.parts, buffers)
-            seconds = self.seconds + self._interval_seconds
-            self.run.write_json("usage.json", self.used.state(step, seconds).dump())
+            used = self.used
+            used.step = step
+            used.seconds = self.seconds + self._interval_seconds
+            peak = peak_memory(self.runtime.device)
+            used.peak_memory_gib = max(used.peak_memory_gib or 0.0, peak)
+            self.run.write_json("usage.json", used.dump())
             self._keep_best()
 
         self.runtime.wait()
@@ -457,17 +477,6 @@ class Training:
         self._interval_seconds += time.perf_counter() - self._clock_start
         yield
         self._clock_start = time.perf_counter()
-
-
-def resize_batch(batch: Batch, size: tuple[int, ...]) -> Batch:
-    """Resize a batch's images and masks to a stage's size by area averaging; labels stay as they
-    are.
-    """
-    changed = {}
-    for name, tensor in batch.items():
-        if tensor.ndim > 2 and tensor.shape[2:] != tuple(size):
-            changed[name] = F.interpolate(tensor, size, mode="area")
-    return Batch(batch | changed)
 
 
 @contextmanager

@@ -143,7 +143,6 @@ def _time_stages(model: CheckedRecipe, runtime: Runtime, say: Say | None) -> tup
     from gantk.data.check.check import warnings_about
     from gantk.training.assemble import assemble, prepare_batches
     from gantk.training.begin import try_outputs
-    from gantk.training.loop import Training
 
     tell = say or (lambda line: None)
     tell("trial    reading the images; Ctrl-C stops the trial")
@@ -155,7 +154,6 @@ def _time_stages(model: CheckedRecipe, runtime: Runtime, say: Say | None) -> tup
         try_outputs(parts, of_sets=True)
 
     prepare_batches(parts)
-    training = Training(parts, None)
     engine = parts.engine
     first = 0
     seconds = 0.0
@@ -169,7 +167,7 @@ def _time_stages(model: CheckedRecipe, runtime: Runtime, say: Say | None) -> tup
         took = []
         began = time.perf_counter()
         with Work(f"timing training steps of {size}"):
-            for _ in islice(engine.fit(training.batch_at), count):
+            for _ in islice(engine.fit(parts.batch_at), count):
                 runtime.synchronize()
                 took.append(time.perf_counter() - began)
                 began = time.perf_counter()
@@ -180,7 +178,7 @@ def _time_stages(model: CheckedRecipe, runtime: Runtime, say: Say | None) -> tup
         seconds += stage.steps * step_s
         first += stage.steps
 
-    training.parts.batches.close()
+    parts.batches.close()
     return step_s, seconds
 
 

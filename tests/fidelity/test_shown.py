@@ -11,7 +11,6 @@ import torch
 from systems import small_model
 from tiny import CPU
 
-from gantk import Training
 from gantk.data.description import describe
 from gantk.training.assemble import assemble
 
@@ -38,18 +37,18 @@ def training_on_pictures(recipe, domains, counts, folder):
         "train.precision=fp32",
     )
     parts = assemble(small_model(recipe, *settings), CPU)
-    return Training(parts, None)
+    return parts
 
 
 def batches_of(training, count):
-    (*_, stage) = training.parts.method.stages(training.engine.steps)
+    (*_, stage) = training.method.stages(training.engine.steps)
     return [training.batch_at(step, stage) for step in range(count)]
 
 
 def prepared(training, letter):
     """The training images of a domain as they are before augmentation."""
-    records = [record for record in training.parts.data.training if record.domain == letter]
-    return torch.stack([training.parts.data.image(record) for record in records])
+    records = [record for record in training.data.training if record.domain == letter]
+    return torch.stack([training.data.image(record) for record in records])
 
 
 def is_among(image, images):
@@ -63,7 +62,7 @@ def r1(tmp_path_factory):
 
 
 def test_r1_trains_on_all_slices_for_1500_steps(r1):
-    data = r1.parts.data
+    data = r1.data
     sizes = {letter: len(images) for letter, images in data.training_sets().items()}
 
     assert sizes == {"a": 43, "b": 46}
@@ -97,7 +96,7 @@ def test_r0_is_shown_gray_squares_and_each_in_another_way(tmp_path):
     assert -1 <= plain.min() < -0.8
     assert 0.8 < plain.max() <= 1
     assert (plain == -1).float().mean() < 0.01
-    assert all(training.parts.data.splits[name] for name in ("train", "validation", "test"))
+    assert all(training.data.splits[name] for name in ("train", "validation", "test"))
     assert shown.shape == (8, 1, 256, 256)
     assert not any(is_among(image, plain) for image in shown)  # all are cropped, at least
 

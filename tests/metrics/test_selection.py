@@ -20,7 +20,7 @@ from gantk.metrics.validation import Validation
 from gantk.recipe.load import load_recipe
 from gantk.runs import checkpoint
 from gantk.runs.results import Choice
-from gantk.training import loop as training
+from gantk.training.assemble import Parts
 
 QUIET = {"device": "cpu", "say": lambda line: None}
 
@@ -157,7 +157,7 @@ def test_an_interruption_has_no_say_in_which_save_is_used(tiny_recipe, tmp_path,
     }
     tiny_recipe["evaluate"]["checkpoint"] = "best"  # of saves that are all alike the first
     left = gantk.Run(train_without_scores(tiny_recipe, tmp_path / "left"))
-    batch_at = training.Training.batch_at
+    batch_at = Parts.batch_at
 
     def stopped(self, step, stage):
         if step == at - 1:
@@ -165,7 +165,7 @@ def test_an_interruption_has_no_say_in_which_save_is_used(tiny_recipe, tmp_path,
         return batch_at(self, step, stage)
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(training.Training, "batch_at", stopped)
+        patch.setattr(Parts, "batch_at", stopped)
         train_without_scores(tiny_recipe, tmp_path / "run")
 
     run = gantk.Run(tmp_path / "run")
