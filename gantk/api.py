@@ -346,7 +346,9 @@ def evaluate(
         tested = parts.data.splits["test"]
         read_by = layouts_in_words(parts.data.source)
         say(f"layout   {read_by}" if read_by else f"data     {parts.data.images_in_words(tested)}")
-        say("note     scores hold in this model's gray range: compare two by gantk eval RUN OTHER")
+        say(
+            "note     scores hold in this model's gray range: compare two on pairs, by gantk eval RUN OTHER"
+        )
         alone = without_partner(tested)
         if alone and len(alone) < len(tested):
             say(f"note     {count_noun(alone, 'image')} without a partner: {alone[0].key}")

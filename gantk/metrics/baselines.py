@@ -19,9 +19,9 @@ MAX_BASELINE_IMAGES = 64  # training images for histograms and intensity maps
 PIXELS = 2**16  # at most of each training image, for the intensity map
 
 
-def identity(source: Tensor, channels: int | None = None) -> Tensor:
+def identity(source: Tensor, channels: int) -> Tensor:
     """The source itself, unchanged; if the channel counts differ, its channel mean, repeated."""
-    if channels in (None, source.shape[1]):
+    if channels == source.shape[1]:
         return source
     return source.mean(1, keepdim=True).expand(-1, channels, *source.shape[2:])
 

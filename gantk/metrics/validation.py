@@ -45,19 +45,14 @@ class Validation:
         self.curves = scorer.pair_scorer(curves, regions=["whole"])
         self.kid = Kid(scorer.span, scorer.dims)  # where no pairs are known
 
-    @property
-    def two_way(self) -> bool:
-        """Whether images are scored after translation there and back: an unpaired method learns from
-        that in both directions.
-        """
-        return not self.method.paired and len(self.method.directions()) == len(OTHER)
-
     def sample_batch(self) -> SampleBatch:
         """The images to show while training: of validation pairs, else test pairs, else held-out or
         training images.
         """
         count = self.model.evaluate.samples
-        batch = SampleBatch(two_way=self.two_way)
+        # an unpaired method learns from translation there and back in both directions
+        is_two_way = not self.method.paired and len(self.method.directions()) == len(OTHER)
+        batch = SampleBatch(two_way=is_two_way)
         pairs = spread(self.data.pairs("validation") or self.data.pairs("test"), count)
         for to in self.method.directions():
             key = direction_to(to)
@@ -90,7 +85,7 @@ class Validation:
             records = batch.records[key]
             made = self.scorer.translate(images, key[-1], records)
             outputs[key] = self.data.centre(made)
-            if self.two_way:
+            if batch.two_way:
                 back = self.scorer.translate(made, OTHER[key[-1]], records)
                 reconstructions[key] = self.data.centre(back)
         return Samples(outputs, reconstructions)

@@ -74,7 +74,7 @@ def _frame(samples: Samples, step: int, direction: Direction, side: int | None =
         frame["error"].append(drawn)
         frame["mean"].append(_mean(error))
         if direction.cycle:
-            back = samples.reconstruction(step, direction, i)
+            back = samples.picture(f"step-{step:06d}/cycle", direction, i)
             frame["cycle"].append(data_uri(back, side))
             source = samples.picture("input", direction, i)
             frame["cycle_mean"].append(_mean(_error(back, source)))

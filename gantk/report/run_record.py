@@ -26,6 +26,7 @@ from gantk.runs.schemas import (
     Environment,
     LogLine,
     RecipeTables,
+    SampleImages,
     SampleIndex,
     StoredImages,
     is_inside,
@@ -84,20 +85,14 @@ def add_point(curves: Curves, group: str, name: str, step: int, value: float | N
     curves.setdefault(group, {}).setdefault(name, {})[step] = math.nan if value is None else value
 
 
-@dataclass(frozen=True)
-class Direction:
+class Direction(SampleImages):
     """One direction of `samples/index.json`; `source` is None where images come from noise."""
 
     key: str
-    source: str | None
-    target: str
-    count: int
-    images: list[dict[str, str | None]]  # "patient" and "image" of each picture
-    cycle: bool  # whether there are reconstructions, translated there and back
 
     @property
     def label(self) -> str:
-        return f"{self.source}{ARROW}{self.target}" if self.source else f"{self.target} from noise"
+        return f"{self.source}{ARROW}{self.to}" if self.source else f"{self.to} from noise"
 
 
 @dataclass(frozen=True)
@@ -110,12 +105,6 @@ class Samples:
     has_truth: bool
     problems: list[str]
     _found: dict[Path, Path | None] = field(default_factory=dict)
-
-    def reconstruction(self, step: int, direction: Direction, i: int) -> Path | None:
-        """The path of the reconstruction of input `i` at a step: translated there and back."""
-        if not direction.cycle:
-            return None
-        return self.picture(f"step-{step:06d}/cycle", direction, i)
 
     def picture(self, group: str | int, direction: Direction, i: int) -> Path | None:
         """The path of picture `i`: of the group "input" or "truth", or of a step's outputs; None
@@ -307,7 +296,7 @@ class RunRecord:
 def _samples(folder: Path, index: SampleIndex, problems: list[str]) -> Samples | None:
     """The pictures that index.json lists and that still exist; None where there are none."""
     directions = [
-        Direction(key, entry.source, entry.to, entry.count, entry.images, entry.cycle)
+        Direction.model_validate({**dict(entry), "key": key})
         for key, entry in index.directions.items()
     ]
     samples = Samples(folder, tuple(directions), (), index.has_truth, problems)

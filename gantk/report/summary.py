@@ -139,8 +139,8 @@ def _latest_sample(samples: Samples, direction: Direction, *, held_out: bool) ->
     step = samples.steps[-1]
     titles = {f"Input: {direction.source}": samples.picture("input", direction, 0)}
     if samples.has_truth:
-        titles[f"Real {direction.target}"] = samples.picture("truth", direction, 0)
-    titles[f"Generated {direction.target}"] = samples.picture(step, direction, 0)
+        titles[f"Real {direction.to}"] = samples.picture("truth", direction, 0)
+    titles[f"Generated {direction.to}"] = samples.picture(step, direction, 0)
 
     row = [(title, data_uri(path)) for title, path in titles.items() if path]
     what = "A held-out image" if held_out else "A training image"
@@ -154,7 +154,7 @@ def _from_noise(samples: Samples, direction: Direction) -> Figure:
     for title, group in (("Generated", samples.steps[-1]), ("Real", "real")):
         numbers = range(min(direction.count, MAX_FROM_NOISE))
         paths = [samples.picture(group, direction, number) for number in numbers]
-        row = [(f"{title} {direction.target}", data_uri(path)) for path in paths if path]
+        row = [(f"{title} {direction.to}", data_uri(path)) for path in paths if path]
         if row:
             rows.append(row)
 
