@@ -188,12 +188,11 @@ class RunFolder:
     def open(cls, path: str | os.PathLike[str]) -> RunFolder:
         """Open an existing run; UserError where the folder is not a run."""
         path = Path(path)
-        if not path.is_dir():
-            if path.is_file():
-                what = f"'{path}' is a file, not a run folder"
-            else:
-                what = f"there is no folder '{path}'"
-            raise UserError(what, remedy="name the folder that `gantk run` printed: runs/NAME-TIME")
+        if not path.exists():
+            raise UserError(
+                f"there is no folder '{path}'",
+                remedy="name the folder that `gantk run` printed: runs/NAME-TIME",
+            )
 
         if not (path / "recipe.toml").is_file():
             what = f"'{path}' is not a run folder: it has no recipe.toml"

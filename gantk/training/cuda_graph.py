@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import pickle
 import random
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
@@ -68,7 +69,7 @@ class Capture:
     CUDA graph.
     """
 
-    def __init__(self, engine: Any, graph: Callable[[], Graph] | None = None):
+    def __init__(self, engine: Any, graph: Callable[[], Graph] | None):
         self.engine = engine
         self.device = engine.runtime.device
         self.obstacle: str | None = None  # the reason why no step is recorded
@@ -271,7 +272,7 @@ class PythonState:
     them.
     """
 
-    def __init__(self, module: nn.Module, optimizers: Iterable[torch.optim.Optimizer] = ()):
+    def __init__(self, module: nn.Module, optimizers: Iterable[torch.optim.Optimizer]):
         self._owners = [
             *module.named_modules(),
             *((f"optimizer {type(o).__name__}", o) for o in optimizers),
@@ -291,12 +292,9 @@ class PythonState:
             ".".join(filter(None, (self._owners[owner][0], attribute)))
             for owner, attribute in found
         ]
-        names += ["the state of `random`"] if random.getstate() != self._random[0] else []
-        same = all(
-            np.array_equal(a, b)
-            for a, b in zip(self._random[1], np.random.get_state(), strict=True)
-        )
-        names += [] if same else ["the random state of `numpy`"]
+        drawn = (random.getstate(), np.random.get_state())
+        if pickle.dumps(drawn) != pickle.dumps(self._random):
+            names.append("the state of `random` or of `numpy.random`")
         if names:
             raise ValueError(
                 f"every step changes {', '.join(names)} in Python; keep such values in"

@@ -59,9 +59,10 @@ class Engine:
         self.parameters = {phase.name: trained_by(phase) for phase in self.phases}
         self.optimizers = {phase.name: self._optimizer(phase) for phase in self.phases}
         self.reductions = {name: runtime.reduction(p) for name, p in self.parameters.items()}
-        self.base_lrs: dict[str, list[float]] = {}
-        for name, optimizer in self.optimizers.items():
-            self.base_lrs[name] = [float(group["lr"]) for group in optimizer.param_groups]
+        self.base_lrs = {
+            name: [float(group["lr"]) for group in optimizer.param_groups]
+            for name, optimizer in self.optimizers.items()
+        }
 
         averaged = [module for phase in self.phases if phase.ema for module in phase.updates]
         self.ema: EMA | None = None

@@ -10,17 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
 
 import torch
 
 from gantk.errors import GantkError, UserError, memory_ended, one_line
+from gantk.machine.runtime import Runtime
 from gantk.machine.usage import GIB, free_memory
 from gantk.method import Geometry
-
-if TYPE_CHECKING:
-    from gantk.machine.runtime import Runtime
-    from gantk.recipe.tables import CheckedRecipe
+from gantk.recipe.tables import CheckedRecipe
 
 
 def lighter(model: CheckedRecipe, device: str) -> Iterator[tuple[str, ...]]:

@@ -7,11 +7,13 @@ from __future__ import annotations
 import hashlib
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from gantk import __version__
+from gantk.data.dataset import Data
+from gantk.data.split_json import RecordedSplit
 from gantk.errors import UserError, argument
 from gantk.files import lock_folder, regular_file
 from gantk.machine.launch import Launch
@@ -19,10 +21,6 @@ from gantk.recipe.load import LACKING_IN_TRAINING, load_recipe, resolved
 from gantk.recipe.published import value_at
 from gantk.recipe.tables import CheckedRecipe
 from gantk.runs.folder import RunFolder, flat
-
-if TYPE_CHECKING:
-    from gantk.data.dataset import Data
-    from gantk.data.split_json import RecordedSplit
 
 LOADER = "batches of another program"  # where a run's images come from, in environment.json
 # machines may have the same files at different paths

@@ -12,21 +12,22 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from gantk.data.check.check import warnings_about
 from gantk.data.recipe_data import checked_recipe
 from gantk.errors import count_noun
 from gantk.formats.files import listed_once
 from gantk.guest import Say
+from gantk.machine.runtime import Runtime, start
 from gantk.machine.usage import free_memory, peak_memory
 from gantk.progress import Work
 from gantk.recipe.load import Recipe, Settings
+from gantk.recipe.tables import CheckedRecipe
 from gantk.terminal import duration
+from gantk.training.assemble import assemble, prepare_batches
+from gantk.training.begin import try_outputs
 from gantk.training.memory import cost_of, is_out_of_memory, lighter
-
-if TYPE_CHECKING:
-    from gantk.machine.runtime import Runtime
-    from gantk.recipe.tables import CheckedRecipe
 
 STEPS_PER_STAGE = 3  # steps of each stage; the first one, which loads and compiles, is not timed
 MAX_STAGE_S = 15  # seconds of a stage after which two steps are enough
@@ -107,8 +108,6 @@ def predict(
     Raises:
         UserError: the recipe or its data are wrong.
     """
-    from gantk.machine.runtime import start
-
     _, model = checked_recipe(recipe, data, set, profile)
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
     free = free_memory(runtime.device)
@@ -140,10 +139,6 @@ def predict(
 
 def _time_stages(model: CheckedRecipe, runtime: Runtime, say: Say | None) -> tuple[float, float]:
     """Seconds of a step of the last stage, and of the whole training, from some steps of each."""
-    from gantk.data.check.check import warnings_about
-    from gantk.training.assemble import assemble, prepare_batches
-    from gantk.training.begin import try_outputs
-
     tell = say or (lambda line: None)
     tell("trial    reading the images; Ctrl-C stops the trial")
     parts = assemble(model, runtime)

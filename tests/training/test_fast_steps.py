@@ -125,7 +125,7 @@ def reading(method: Method):
         (
             Recording,
             counting,
-            "every step changes number, held, the state of `random` in Python",
+            "every step changes number, held, the state of `random` or of `numpy.random` in Python",
         ),
         (Recording, reading, "_local_scalar_dense reads a value: test_fast_steps.py"),
         (
