@@ -240,14 +240,14 @@ def _verdicts_in_words(results: Results, rows: Sequence[Row]) -> Iterator[str]:
 
 def _judged_rows(results: Results) -> tuple[list[Row], list[Row]]:
     """The rows that the result speaks of: the first of each direction that was compared, the worst
-    verdicts first; and of directions that lead in it, the first row that is behind.
+    verdicts first; and of directions that lead in it, the first row of each region that is behind.
     """
     rows = [row for row in returned_rows(results) if row.tone]
     first: dict[str, Row] = {}
-    behind: dict[str, Row] = {}
+    behind: dict[tuple[str, str], Row] = {}
     for row in rows:
         if first.setdefault(row.key, row).tone != "bad" == row.tone:
-            behind.setdefault(row.key, row)
+            behind.setdefault((row.key, row.region), row)
     return sorted(first.values(), key=lambda row: TONES.index(row.tone)), [*behind.values()]
 
 
