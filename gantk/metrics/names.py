@@ -136,7 +136,7 @@ def short_metric_name(score: str) -> str:
 LESION_CONTRAST = (
     "Lesion contrast",
     "The lesion minus its surroundings, output over truth: 1 is kept, 0 gone, below 0 inverted; of"
-    " lesions that differ from them by 5 % of the range or more.",
+    " lesions that differ from them by half a standard deviation of the tissue.",
 )
 
 

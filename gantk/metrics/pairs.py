@@ -21,9 +21,8 @@ CEILING = 100.0  # dB, the PSNR of equal images
 RADIUS = 5
 SIGMA = 1.5
 RING = 1 / 32  # width of the surroundings of a lesion, as a share of the image's shorter side
-MIN_LESION_CONTRAST = (
-    0.05  # share of the data range: lesions with less contrast in the reference are not scored
-)
+# in standard deviations of the reference's tissue: lesions with less contrast there are not scored
+MIN_LESION_CONTRAST = 0.5
 
 
 class Metric:
@@ -252,13 +251,13 @@ class LesionContrast(PairMetric):
     thirty-second of the image's shorter side. `in_regions` takes the mask of the lesion and, so that no
     air counts, that of tissue. With several channels it is the least-squares factor from the
     reference's contrasts to the output's. An image without a lesion, or with a lesion that is hardly
-    visible in the reference (contrast below 5 % of the range), scores nan.
+    visible in the reference (contrast below half a standard deviation of the tissue), scores nan.
     """
 
     name = "lesion_contrast"
     unit = ""
     higher_is_better = None
-    in_mask = f"lesion_contrast/ring-of-tissue-of-{RING:g}-of-the-side/output-over-truth/seen-above-{MIN_LESION_CONTRAST:g}-of-range"
+    in_mask = f"lesion_contrast/ring-of-tissue-of-{RING:g}-of-the-side/output-over-truth/seen-above-{MIN_LESION_CONTRAST:g}-deviations-of-tissue"
 
     def _scores(
         self, output: Tensor, reference: Tensor, masks: Sequence[Tensor | None]
@@ -272,9 +271,11 @@ class LesionContrast(PairMetric):
         inside = mask[:, :1].float()
         width = max(1, round(RING * min(output.shape[-2:])))
         ring = (dilate(inside, width) - inside) > 0
+        seen = torch.ones_like(ring)
         for each in tissue:
             if each is not None:
-                ring = ring & each[:, :1]
+                seen = seen & (each[:, :1] > 0)
+        ring = ring & seen
 
         def contrasts(image: Tensor) -> Tensor:  # (N, C)
             channels = image.split(1, 1)
@@ -285,7 +286,11 @@ class LesionContrast(PairMetric):
         made = contrasts(output)
         real = contrasts(reference)
         factor = (made * real).sum(1) / real.square().sum(1)
-        is_hidden = real.abs().amax(1) < MIN_LESION_CONTRAST * self.data_range
+        deviations = [
+            (region_mean(c.square(), seen) - region_mean(c, seen).square()).clamp(min=0).sqrt()
+            for c in reference.double().split(1, 1)
+        ]
+        is_hidden = (real.abs() < MIN_LESION_CONTRAST * torch.stack(deviations, 1)).all(1)
         return [torch.where(is_hidden, torch.nan, factor)]
 
 
