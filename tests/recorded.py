@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 
 from gantk.method import Method
 from gantk.testing import MethodContract
-from gantk.testing.methods import assert_equal, weights_of
+from gantk.testing.methods import assert_equal
 from gantk.training.optim import Linear
 
 aten = torch.ops.aten
@@ -199,7 +199,7 @@ class RecordedMethodContract(MethodContract):
         self.train(replayed, until=steps)
         assert replayed.capture.obstacle is None, replayed.capture.obstacle
         assert replayed.capture.graphs, "no kind of step ran often enough to be recorded"
-        assert_equal(weights_of(replayed), weights_of(plain))
+        assert_equal(replayed.weights(), plain.weights())
 
 
 def _steps_for_each_kind(method: Method, times: int) -> int:

@@ -160,7 +160,7 @@ class MethodContract(Contract):
         whole = self.engine(self.build(d))
         for _ in whole.fit(lambda step, stage: self.batch_at(whole.method, step, stage.size)):
             if whole.step == 2:
-                path = checkpoint.save(tmp_path, 2, weights_of(whole), whole.state_dict(), {})
+                path = checkpoint.save(tmp_path, 2, whole.weights(), whole.state_dict(), {})
         # other weights: all must come from the checkpoint
         resumed = self.engine(self.build(d, seed=1))
         torch.rand(7)  # and another state of the random numbers
@@ -168,7 +168,7 @@ class MethodContract(Contract):
         checkpoint.load_into(resumed.method, live, str(path))
         resumed.load_state_dict(checkpoint.load_state(path), average)
         self.train(resumed, until=4)
-        assert_equal(weights_of(resumed), weights_of(whole))
+        assert_equal(resumed.weights(), whole.weights())
         # The outputs are equal too: no state is outside the checkpoint.
         found = self._products(resumed.method)
         expected = self._products(whole.method)
@@ -251,15 +251,6 @@ class _Translation(torch.nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.method.translate(image, self.to_domain)
-
-
-def weights_of(engine: Engine) -> dict[str, Tensor]:
-    """The weights and their moving average, with the names of a checkpoint."""
-    weights = engine.method.state_dict(prefix="model.")
-    if engine.ema is not None:
-        for name, tensor in engine.ema.state_dict().items():
-            weights[f"ema.{name}"] = tensor
-    return weights
 
 
 def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

@@ -229,10 +229,6 @@ def save_checkpoint(
     `buffers`: those of each rank, see `own_buffers`. Earlier checkpoints stay.
     """
     engine = parts.engine
-    weights = {f"model.{name}": tensor for name, tensor in parts.method.state_dict().items()}
-    if engine.ema:
-        weights |= {f"ema.{name}": tensor for name, tensor in engine.ema.state_dict().items()}
-
     meta = {
         "method": parts.model.method.name,
         "steps": engine.steps,
@@ -246,7 +242,7 @@ def save_checkpoint(
     if buffers and buffers[0]:
         state["ranks"] = buffers[1:]  # the first rank's are among the weights
 
-    return run.save_checkpoint(engine.step, weights, state, meta)
+    return run.save_checkpoint(engine.step, engine.weights(), state, meta)
 
 
 def own_buffers(method: Method) -> dict[str, Tensor]:

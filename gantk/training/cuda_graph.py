@@ -40,7 +40,7 @@ class Graph:
     nothing.
     """
 
-    def __init__(self, stream: torch.cuda.Stream, pool: Any):
+    def __init__(self, stream: Any, pool: Any):
         self._stream = stream
         self._pool = pool
         self._graph = torch.cuda.CUDAGraph()
@@ -88,7 +88,7 @@ class Capture:
         if self.device.type == "cuda" and not self.obstacle:
             self._stream = torch.cuda.Stream(self.device)
 
-        self._make_graph = graph
+        self._make_graph = graph or (lambda: Graph(self._stream, self._pool))
         self.forget()
 
     def __call__(self, kind: Hashable, batch: Batch) -> Losses:
@@ -121,13 +121,6 @@ class Capture:
         # a pool without graphs cannot be reused
         self._pool = torch.cuda.graph_pool_handle() if self._stream else None
 
-    def _new_graph(self) -> Graph:
-        if self._make_graph is not None:
-            return self._make_graph()
-        if self._stream is None:
-            raise ValueError("only a GPU can record steps")
-        return Graph(self._stream, self._pool)
-
     def _record(self, key: Hashable, batch: Batch) -> bool:
         """Record a step, and compare two replays with two plain steps; returns success. Restores
         all state.
@@ -144,7 +137,7 @@ class Capture:
                 python.expect_same()
                 engine.set_time(0)
                 inside = Batch(inputs)
-                graph = self._new_graph()
+                graph = self._make_graph()
                 losses = graph.record(lambda: engine.take(inside))
                 before.restore()
                 why = _difference(

@@ -243,6 +243,12 @@ class Engine:
                 ' (method.adversarial = "ls").'
             )
 
+    def weights(self) -> dict[str, Tensor]:
+        """The weights, live and averaged, with the names of a checkpoint."""
+        average = self.ema.state_dict() if self.ema else {}
+        averaged = {f"ema.{name}": tensor for name, tensor in average.items()}
+        return self.method.state_dict(prefix="model.") | averaged
+
     def state_dict(self) -> dict:
         """Everything that a resume needs besides the method's weights: tensors, numbers, lists and
         dicts.

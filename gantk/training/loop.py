@@ -172,7 +172,8 @@ class Training:
             self._stops.clear()
             self.was_stopped = False
         with view, closing(self.parts.batches), ExitStack() as ending:
-            ending.callback(self._free_memory)
+            for images in self.parts.batches.sets.values():
+                ending.callback(images.free_memory)  # the scores that follow need room for others
             self._begin(view)
             self._clock_start = time.perf_counter()
             for stage, batch, losses in self.engine.fit(self._read):
@@ -241,11 +242,6 @@ class Training:
                 pass
         if self.was_stopped:
             self._interrupt()
-
-    def _free_memory(self) -> None:
-        """Let go of the training's prepared images: the scores that follow need room for others."""
-        for images in self.parts.batches.sets.values():
-            images.free_memory()
 
     def _choose_among_earlier_saves(self) -> None:
         """Find the best save in best.json, which has scores of training images too, and in the log: a
