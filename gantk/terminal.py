@@ -270,11 +270,11 @@ def complain(label: str, text: str, style: str = "bold red") -> None:
 
 
 def choose_reading(question: Any) -> str:
-    """Ask on the terminal which of a question's readings is right; returns its number, from 1, or
+    """Ask on the terminal which of a question's answers is right; returns its number, from 1, or
     another line. Without an answer the question itself is raised again.
     """
     click.echo(question.on_command_line(numbered=True))
-    count = len(question.readings)
+    count = len(question.answers)
     if not count:
         raise question
     choice = "0"

@@ -24,11 +24,25 @@ def masks_named(images: Sequence[Path], root: Path, name: str) -> list[Path]:
         return []
     masks = [image for image in images if _is_mask(image, root, name)]
     if not masks:
-        shown = ", ".join(f"'{path.name}'" for path in images[:4])
+        said = ContrastWords().said  # masks seldom say a contrast
+        likely = sorted((path.name for path in images), key=lambda name: len(said(name)))
+        shown = ", ".join(map(repr, likely[:4]))
         allowed = "a word of the masks' file or folder names, such as seg, or a glob, such as mask*"
         what = f"no file in '{root}' matches the mask name '{name}'. Files found: {shown}"
         raise NothingFound(what, where="data.source.mask", allowed=allowed)
     return masks
+
+
+def mask_word(images: Sequence[str], words: ContrastWords) -> tuple[str, list[str]]:
+    """The word that names all images of no contrast, which may be masks, and no others, "" without
+    one; and these others.
+    """
+    others = [image for image in images if words.said(image)]
+    masks = [Path(image) for image in images if not words.said(image)]
+    for word in words_of(stem_of(masks[0])) if masks else ():
+        if masks_named([*map(Path, images)], Path(), word) == masks:
+            return word, others
+    return "", others
 
 
 def _is_mask(image: Path, root: Path, name: str) -> bool:

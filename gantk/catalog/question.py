@@ -12,7 +12,8 @@ from typing import Literal
 
 from gantk.catalog.catalog import Row
 from gantk.catalog.contrasts import ContrastWords
-from gantk.catalog.layouts import Unclear, pairs_of
+from gantk.catalog.layouts import Reading, Unclear, pairs_of, read
+from gantk.catalog.masks import mask_word
 from gantk.errors import UserError, count_noun, printable
 
 PLURALS = {"mask": "masks", "copy by name": "copies by name", "template": "templates"}
@@ -28,6 +29,7 @@ class LayoutQuestion(UserError):
         doubted: readings of all images, which may be wrong.
         contrasts: those that are asked for; (): any.
         option: the option of the command line that answers.
+        answers: options of the command line, each with what they give in words; the first is 1.
     """
 
     label = "question"
@@ -51,10 +53,29 @@ class LayoutQuestion(UserError):
         self.contrasts = contrasts
         self.doubted = [reading for reading in unclear.readings if not reading.left_out]
         self.readings = propose(unclear.readings, images, left_out, contrasts, words)
-        named = [name for name in contrasts if name != "images"] or ["T1", "T2"]
-        settings = [f"--set 'data.words.{name}=[\"WORD\"]'" for name in named]
-        self.no_reading = f"  No name says {' or '.join(named)}. Say which words of names do: {' '.join(settings)}"
-        self.end = (
+        self.answers = [
+            ([option, each.layout], in_words(each.rows, each.why_left_out()))
+            for each in self.readings
+        ]
+        self.advice = []
+        if not self.readings:
+            named = [name for name in contrasts if name != "images"] or ["T1", "T2"]
+            settings = [f"--set 'data.words.{name}=[\"WORD\"]'" for name in named]
+            self.advice.append(
+                f"  No name says {' or '.join(named)}. Say which words of names do: {' '.join(settings)}"
+            )
+        word, others = mask_word(images, words)
+        found = read(others, contrasts, words) if word and contrasts else None
+        if isinstance(found, Reading):
+            gives = in_words(found.rows, [*found.why_left_out(), *left_out.values()])
+            masks = count_noun(len(images) - len(others), "mask")
+            gives = f"if these are masks of lesions: {gives}; {masks}"
+            self.answers.insert(0, (["--set", f"data.source.mask={word}"], gives))
+        elif "of no contrast" in what:
+            self.advice.append(
+                "Masks of lesions are named by --set data.source.mask=WORD, a word of their file names."
+            )
+        self.advice.append(
             "Give the line that is right, one of your own, or a table to complete:"
             f" gantk data check {shlex.quote(folder)} --table scans.csv"
         )
@@ -70,23 +91,17 @@ class LayoutQuestion(UserError):
 
     def answer(self, choice: str) -> list[str]:
         """The options of the command line for a reading by its number, from 1, or for another line."""
-        lines = {str(number): each.layout for number, each in enumerate(self.readings, 1)}
-        return [self.option, lines.get(choice, choice)]
+        offered = {str(number): options for number, (options, _) in enumerate(self.answers, 1)}
+        return offered.get(choice, [self.option, choice])
 
     def on_command_line(self, numbered: bool = False) -> str:
         """The question; `numbered` for a terminal, on which a number answers it."""
         lines = [printable(f"{self.what}.")]
-        for number, reading in enumerate(self.readings, start=1):
+        for number, (options, gives) in enumerate(self.answers, start=1):
             mark = f"{number}  " if numbered else ""
-            lines.append(printable(f"  {mark}{shlex.join([self.option, reading.layout])}"))
-            lines.append(printable(f"      {in_words(reading.rows, reading.why_left_out())}"))
-        if not self.readings:
-            lines.append(self.no_reading)
-        if "of no contrast" in self.what:
-            lines.append(
-                "Masks of lesions are named by data.source.mask=WORD, a word of their file names."
-            )
-        return "\n".join([*lines, printable(self.end)])
+            lines.append(printable(f"  {mark}{shlex.join(options)}"))
+            lines.append(printable(f"      {gives}"))
+        return "\n".join([*lines, *map(printable, self.advice)])
 
     __str__ = on_command_line
 
