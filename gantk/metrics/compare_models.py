@@ -99,7 +99,8 @@ MAX_SHOWN_IMAGES = 4
 BEST = "*"
 OF_TESTS = ("ahead by", "p, corrected")
 OF_ONE_SCORE = (
-    "p is corrected for all {} tests, but for the first score of a direction; intervals are not"
+    "p is corrected for all {} tests, but for the first score of a direction; intervals are not; --json has"
+    " the tests of all pairs of models"
 )
 WHITE = 99.9  # percentile of an image that is 1 on its own scale
 Translations = Iterator[tuple[Pair, Image]]  # of the source of each pair
@@ -120,7 +121,7 @@ class ModelComparison(Comparison):
             "sentences": self.sentences,
             "results": {name: own.dump() for name, own in self.results.items()},
             "tests": [test.dump() for test in self.tests],
-            "scores": self.scores[[*TEXTS, "value"]].to_dict("records"),
+            "scores": self.scores[[*TEXTS, "value"]].replace({np.nan: None}).to_dict("records"),
             "left_out": self.left_out,
         }
 
@@ -191,7 +192,7 @@ def compare_models(
         )
     if len({model.method.paired for model in loaded.values() if model.run}) > 1:
         say(with_label("note", UNPAIRED_USES_HALF))
-    names = name_systems(groups) if len(groups) > 1 else [*groups[0]][:1]
+    names = name_systems(groups) if len(loaded) > 1 else [*loaded]
     hash_of = cache(sha256_of)  # several models may ask for one file
     systems = [
         ComparedModels(name, models, pairs, hash_of)
@@ -423,8 +424,8 @@ def _mean_of_models(lines: pd.DataFrame) -> pd.DataFrame:
 def _say_compared(
     compared: Comparison, results: Mapping[str, Results], means: Means, say: Say
 ) -> list[str]:
-    """Say who leads, a table of all scores with their tests, and which models are behind a baseline;
-    returns who leads, or where nothing is tested the result of each.
+    """Say who leads, a table of all scores with their tests, and the result of each model beside the
+    baselines; returns who leads, or where nothing is tested these results.
     """
     for sentence in compared.sentences:
         say(with_label("result", sentence))
@@ -441,6 +442,7 @@ def _say_compared(
                 test = min(ahead, key=attrgetter("gain"))
                 gain = Score(value=test.gain, ci95=test.ci95, unit=about.unit)
                 by = f"{number_text(gain.value, gain.decimals)} {gain.interval()}".rstrip()
+                by += f" ({test.other})" * (len(results) > 2)
                 p = f"{test.corrected_p:.2g}"
             values = [
                 number_text(score.value, score.decimals) + BEST * (system == leader)
@@ -456,11 +458,12 @@ def _say_compared(
         say(with_label("note", OF_ONE_SCORE.format(len(tests))))
     if any("lesion_contrast" in metrics for metrics in means[INPUT].values()):
         say(with_label("note", ": ".join(LESION_CONTRAST)))
-    sentences = {name: f"{name}: {result_sentence(own)}" for name, own in results.items()}
+    sentences = []
     for name, own in results.items():
-        if result_tone(own) == "bad":
-            say(with_label("warning", sentences[name]))
-    return compared.sentences or [*sentences.values()]
+        sentences.append(f"{name}: {result_sentence(own)}")
+        label = "warning" if result_tone(own) == "bad" else "result"
+        say(with_label(label, sentences[-1]))
+    return compared.sentences or sentences
 
 
 def _whole_pairs(records: Sequence[Record]) -> list[Pair]:

@@ -174,12 +174,12 @@ def main_rows(results: Results) -> list[Row]:
 
 def result_sentence(results: Results, *, unseen: bool = True) -> str:
     """The result in one sentence that needs no knowledge of the scores: the first score of each
-    direction, directions that are behind first; then where other scores are behind. "" where nothing
+    direction, directions that are behind first; then where other scores fare worse. "" where nothing
     was compared. `unseen`: False where patients were allowed on both sides of the split.
     """
     if not results.metrics and results.model_fields_set:
         return NO_SCORES
-    first, behind = _judged_rows(results)
+    first, worse = _judged_rows(results)
     if not first:
         return ""
 
@@ -188,7 +188,7 @@ def result_sentence(results: Results, *, unseen: bool = True) -> str:
     clauses = [*_verdicts_in_words(results, [row for row in first if row.key not in told])]
     clauses += [_beside_real_images(results, key) for key in told]
     by_score = defaultdict(list)
-    for row in behind:
+    for row in worse:
         if row.key not in told:
             by_score[row.name].append(replace(row, name=""))  # which is said once
     for name, own in by_score.items():
@@ -240,15 +240,19 @@ def _verdicts_in_words(results: Results, rows: Sequence[Row]) -> Iterator[str]:
 
 def _judged_rows(results: Results) -> tuple[list[Row], list[Row]]:
     """The rows that the result speaks of: the first of each direction that was compared, the worst
-    verdicts first; and of directions that lead in it, the first row of each region that is behind.
+    verdicts first; and those that fare worse than it: the first row of each region that is behind, of
+    lesions also one that is only ahead.
     """
     rows = [row for row in returned_rows(results) if row.tone]
     first: dict[str, Row] = {}
-    behind: dict[tuple[str, str], Row] = {}
+    worse: dict[tuple[str, str], Row] = {}
     for row in rows:
-        if first.setdefault(row.key, row).tone != "bad" == row.tone:
-            behind.setdefault((row.key, row.region), row)
-    return sorted(first.values(), key=lambda row: TONES.index(row.tone)), [*behind.values()]
+        place = row.key, row.region
+        above = worse.get(place) or first.setdefault(row.key, row)
+        is_worse = TONES.index(row.tone) < TONES.index(above.tone)
+        if is_worse and (row.tone == "bad" or row.region == "lesion"):
+            worse[place] = row
+    return sorted(first.values(), key=lambda row: TONES.index(row.tone)), [*worse.values()]
 
 
 def returned_rows(results: Results) -> list[Row]:
@@ -265,8 +269,8 @@ def returned_rows(results: Results) -> list[Row]:
 
 def result_tone(results: Results) -> Tone:
     """The tone of `result_sentence`: the worst of what it says. To be better than noise is not good."""
-    first, behind = _judged_rows(results)
-    rows = [*first, *behind]
+    first, worse = _judged_rows(results)
+    rows = [*first, *worse]
     tones: list[Tone] = [row.tone for row in rows]
     tones += ["near" for row in rows if row.key in FROM_NOISE]
     return min(tones, key=TONES.index, default="")

@@ -7,12 +7,13 @@ Its columns: `direction` in words, `section` (a region, or what the metric names
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
 from gantk.metrics.comparing import SystemTest
-from gantk.metrics.names import baseline_words, region_of
+from gantk.metrics.names import baseline_words, join_words, region_of
 from gantk.plugin.loader import registry
 from gantk.report.run_record import RunRecord
 from gantk.report.words import ARROW, direction_name, metric_name
@@ -105,13 +106,16 @@ def summary_latex(summary: pd.DataFrame, caution: str) -> str:
         )
     for direction, section, grid in grids(summary):
         texts = pd.DataFrame(index=grid.index.rename(None))
-        samples = set()
+        samples = defaultdict(list)
         for metric, scores in grid.items():
             first = next(filter(None, scores))
             head = metric_name(metric) + (f", {first.unit}" if first.unit else "")
             texts[head] = ["" if score is None else _cell(score, first) for score in scores]
-            samples |= {score.sample() for score in scores if score}
-        about = "; ".join([BRACKETS, *sorted(filter(None, samples))])
+            for sample in {score.sample() for score in scores if score}:
+                samples[sample].append(metric_name(metric))
+        of_all = len(samples) == 1
+        counts = (n if of_all else f"{join_words(of)} {n}" for n, of in samples.items() if n)
+        about = "; ".join([BRACKETS, *counts])
         title = f"{direction}, {section}".replace(ARROW, " -> ")
         parts.append(
             f"% {title}\n% {about}\n{texts.to_latex(escape=True, column_format='l' + 'r' * grid.shape[1])}{note}"

@@ -301,3 +301,31 @@ def test_unseen_patients_are_claimed_only_without_leaks():
         assert sentence.startswith(f"On 64 test images of 8 patients{marked}, T1 -> T2 is better")
     leaked = result_sentence(result({"a_to_b": WON}), unseen=False)
     assert leaked.startswith("On 64 test images of 8 patients, T1 -> T2 is better")
+
+
+@pytest.mark.parametrize(
+    ("lesion", "said", "tone"),
+    [
+        ({"psnr_lesion": WON}, "", "good"),
+        (
+            {"psnr_lesion": WON, "ssim_lesion": with_test(5, 0.01)},
+            "; by SSIM in the lesion, T1 -> T2 is ahead of the best baseline, histogram matching (1.00 dB",
+            "near",
+        ),
+        (
+            {"psnr_lesion": with_test(5, 0.01), "ssim_lesion": LOST, "mae_foreground": LOST},
+            "; by SSIM in the lesion, T1 -> T2 is not better than a simple intensity map (1.73 dB worse)",
+            "bad",
+        ),
+    ],
+)
+def test_what_fares_worse_in_lesions_is_always_said(lesion, said, tone):
+    found = result({"a_to_b": WON})
+    verdicts = {"psnr": WON} | lesion
+    for scores in (found.metrics, *found.baselines.values()):
+        scores["a_to_b"] = dict.fromkeys(verdicts, scores["a_to_b"]["psnr"])
+    judged = {name: Verdict.model_validate(each) for name, each in verdicts.items()}
+    found.verdict["a_to_b"] = judged
+    sentence = result_sentence(found)
+    assert (said in sentence) and ("by " in sentence) == bool(said)
+    assert result_tone(found) == tone
