@@ -223,7 +223,7 @@ for _name, _words in {
       the discriminator's loss, or None.
 
     An optional attribute `undecided` is the logit of least discriminator loss where real and fake
-    look the same, which `method.adapt` needs; without it 0."""
+    look the same, which `method.adapt` needs."""
     ),
     "Augment": (
         f"""A random change of training images on their device: `augment: list[gantk.Augment] = []`.

@@ -63,6 +63,13 @@ class DiscriminatorAugment(nn.Module):
         self.augments = [augment(dims) for augment in augments]
         self.target = target
         if target:
+            if adversarial is not None and not hasattr(adversarial, "undecided"):
+                raise UserError(
+                    "method.adapt needs the logit of an undecided discriminator, and the adversarial"
+                    " loss has no attribute `undecided`",
+                    where="method.adapt",
+                    remedy="state it in the loss, or set method.adapt = 0.0",
+                )
             self.undecided = getattr(adversarial, "undecided", 0.0)
             for name in ("p", "signs", "images"):
                 self.register_buffer(name, torch.zeros(()))

@@ -8,7 +8,7 @@ import inspect
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import NoneType
 from typing import Any, TypeGuard
@@ -34,7 +34,9 @@ from gantk.recipe.published import (
     PublishedSystem,
     changed_keys,
     changes_of_file,
+    is_within,
     published_system,
+    value_at,
 )
 from gantk.recipe.tables import CheckedRecipe
 from gantk.runs.folder import RunFolder, environment, stored_data
@@ -44,6 +46,21 @@ from gantk.runs.schemas import Environment, RecipeRecord
 from gantk.training.assemble import Parts, assemble, prepare_batches, restore
 from gantk.training.loop import Surroundings, Training, inference_weights
 from gantk.training.restart import LOADER, run_to_resume, with_layout
+
+# keys that runs need alike so that their scores compare; folds of one recipe count together
+KEYS_OF_SCORES = (
+    "data.domains",
+    "data.dims",
+    "data.size",
+    "data.fit",
+    "data.channels",
+    "data.plane",
+    "data.spacing",
+    "data.intensity",
+    "data.split",
+)
+FOLD = "data.split.fold"
+MAX_RUNS_COMPARED = 20
 
 
 def training(
@@ -147,6 +164,8 @@ def training(
             lambda: RunFolder.create(out, loaded.name, ending, resumed, overwrite)
         )
         if runtime.main and saved is None:
+            if unlike := _other_scores(folder.path, tables):
+                around.say(with_label("note", unlike))
             layout = layout_name(parts.data.source.catalog)
             folder.write_recipe(with_layout(tables, layout))
             folder.write_json("environment.json", _environment(loaded, changed, parts).dump())
@@ -190,6 +209,29 @@ def _write_split(
     split.warnings = findings
     split.notes = notes
     folder.write_json("split.json", split.model_dump(exclude_unset=True))
+
+
+def _other_scores(run: Path, tables: Mapping[str, Any]) -> str:
+    """Why the scores will not compare with those of the newest run beside this one that is of the same
+    images; "" where they will.
+    """
+    path = value_at(tables, ("data", "source", "path"))
+    others: list[Path] = []
+    with suppress(OSError):  # a run that is deleted meanwhile
+        others = sorted(run.parent.glob("*/recipe.toml"), key=lambda file: file.stat().st_mtime)
+    for file in others[: -MAX_RUNS_COMPARED - 1 : -1]:
+        with suppress(UserError, ValueError):  # what is no run's is passed over
+            other = tomllib.loads(read_file(file, file.parent).decode("utf-8"))
+            if not isinstance(path, str) or value_at(other, ("data", "source", "path")) != path:
+                continue
+            keys = [key for key in changed_keys(other, tables) if is_within(key, KEYS_OF_SCORES)]
+            if keys == [FOLD] or not keys:
+                return ""
+            return (
+                f"the scores will not compare with those of {file.parent}, which has another"
+                f" {join_first(keys)}. `gantk eval RUN OTHER --data SCANS` compares on one scale"
+            )
+    return ""
 
 
 def _is_run(recipe: Any) -> TypeGuard[str | Path]:

@@ -3,9 +3,11 @@ stands beside it.
 """
 
 import pytest
+import tomli_w
 
 from gantk.recipe.load import load_recipe, resolved
 from gantk.recipe.published import changes_of_file, departures, published_system
+from gantk.training.begin import _other_scores
 from gantk_bench.plan import Options, jobs_for
 from gantk_bench.suite import Suite
 
@@ -105,3 +107,31 @@ def test_the_bench_shows_figures_beside_their_system_alone():
 
     assert whole.facts["published"] == {"b_to_a": {"psnr": 10.91, "ssim": 0.18}}
     assert altered.facts["published"] == {}
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({}, ""),
+        ({"size": [64, 64]}, "another data.size."),
+        ({"intensity": {"name": "percentile", "high": 99.0}}, "another data.intensity.high."),
+        ({"split": {"fold": 1}}, ""),  # folds count together
+        ({"source": {"path": "/other"}, "size": [64, 64]}, ""),
+    ],
+)
+def test_a_training_says_whose_scores_will_not_compare(tmp_path, changed, named):
+    data = {
+        "source": {"path": "/scans"},
+        "size": [96, 96],
+        "intensity": {"name": "percentile", "high": 99.9},
+        "split": {"fold": 0},
+    }
+    for name, text in (("first", "[data]\nsize = [8, 8]\n"), ("broken", "[data")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.toml").write_text(text)
+    (tmp_path / "second").mkdir()
+    (tmp_path / "second" / "recipe.toml").write_text(tomli_w.dumps({"data": data}))
+    said = _other_scores(tmp_path / "third", {"data": data | changed})
+
+    assert (named in said) if named else not said
+    assert (str(tmp_path / "second") in said) is bool(named)
