@@ -79,7 +79,8 @@ from gantk.runs.results import (
 from gantk.terminal import TextTable
 
 Means = dict[str, ScoresByDirection]  # by system
-# by direction and image, of some: the middle plane (C, H, W) of TRUTH and of each system
+# by direction and image, of some: the middle plane (C, H, W) of LESION_MASK, if there is one, of TRUTH
+# and of each system
 Pictures = dict[str, dict[str, dict[str, np.ndarray]]]
 ONE_SCALE = (
     "of whole files at their own size, as gantk translate makes them (gantk report scores images at the"
@@ -95,6 +96,7 @@ OF_SETS = "score sets of images, one run at a time: gantk eval RUN --data PATH -
 INPUT = "identity"
 MAP = "intensity_map"
 TRUTH = "truth"  # the real images among the pictures of systems
+LESION_MASK = "lesion mask"  # 1 inside, among these pictures
 MAX_SHOWN_IMAGES = 4
 BEST = "*"
 OF_TESTS = ("ahead by", "p, corrected")
@@ -372,6 +374,9 @@ def _score_systems(
     for to, frame in directions.items():
         title = f"{frame.source} -> {frame.target}"
         of_direction = pictures[title] = {pair["a"].key: {} for pair in shown}
+        for pair in shown:
+            if mask := _lesion_mask(pair, to):
+                of_direction[pair["a"].key][LESION_MASK] = mask.middle_plane
         truths = [pair[to] for pair in pairs]
         unit = "HU" if in_hounsfield(frame.target, truths, [first.intensity[to]]) else GRAY_VALUES
         for name, translate in translators.items():
@@ -547,12 +552,19 @@ def _regions(pair: Pair, to: str) -> dict[str, Any]:
         if not record.others  # an image of one contrast
     ]
     found = {"foreground": foreground(*seen)} if seen else {}
-    record = pair[to] if pair[to].mask else pair[OTHER[to]]
-    if record.mask:
-        mask = read(record.mask_files[0]) if record.mask_files else Image(record.mask())
-        mask = resample_onto(mask, image_of(pair[to]), order=0)
-        found["masks"] = torch.from_numpy(mask.pixels > 0).any(0)[None, None].float()
+    if mask := _lesion_mask(pair, to):
+        found["masks"] = torch.from_numpy(mask.pixels)[None].float()
     return found
+
+
+def _lesion_mask(pair: Pair, to: str) -> Image | None:
+    """The lesions (1, *spatial) of a pair, on the grid of the truth; None without a mask."""
+    record = pair[to] if pair[to].mask else pair[OTHER[to]]
+    if not record.mask:
+        return None
+    mask = read(record.mask_files[0]) if record.mask_files else Image(record.mask())
+    mask = resample_onto(mask, image_of(pair[to]), order=0)
+    return replace(mask, pixels=mask.pixels.max(0, keepdims=True) > 0)
 
 
 def _best(of_systems: Mapping[str, Score]) -> str:

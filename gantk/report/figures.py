@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 from gantk.formats.pictures import picture_of
 from gantk.report.pictures import colour_with_inferno, error_picture, mean_error
 
-# by kind, (C, H, W) each, as they are shown: "input", "truth" if it is known, "output"; several outputs
+# by kind, (C, H, W) each, as they are shown: "input", "truth" if it is known, "output"; several outputs;
+# and the mask of the LESION, if there is one
 Pictures = Mapping[str, np.ndarray]
 TitledPictures = list[tuple[str, Image.Image]]
 BRIGHTEST = 99.8  # percentile of a real image that is drawn in white, of errors in yellow
@@ -20,6 +21,8 @@ DPI = 300
 WIDTH_MM = 180  # of a figure over two columns of a page
 TEXT_POINTS = 7
 GAP = 12  # pixels between pictures
+LESION = "lesion"
+OUTLINE = (0, 255, 255)  # cyan: neither a gray nor a colour of the errors
 PAPER = "white"
 INK = "black"
 ERROR = "Absolute error"
@@ -27,19 +30,36 @@ ERROR = "Absolute error"
 
 def picture_row(pictures: Pictures, titles: Mapping[str, str], largest: float) -> TitledPictures:
     """The pictures of a test image, by kind, under these titles, and the absolute error of each
-    output, whose palest yellow is `largest`. Generated and real images share one window.
+    output, whose palest yellow is `largest`. Generated and real images share one window. All have the
+    outline of the lesion, if there is a mask.
     """
     truth = pictures.get("truth")
     of_input, of_others = windows_of(pictures)
     row = []
     errors = []
     for kind, pixels in pictures.items():
+        if kind == LESION:
+            continue
         title = titles[kind]
         row.append((title, picture_of(pixels, *(of_input if kind == "input" else of_others))))
         if kind.startswith("output") and truth is not None:
             head = ERROR if kind == "output" else f"{ERROR}, {title}"
             errors.append((head, error_picture(mean_error(pixels, truth), largest)))
-    return row + errors
+    row += errors
+    if LESION in pictures:
+        row = [(title, outline(picture, pictures[LESION])) for title, picture in row]
+    return row
+
+
+def outline(picture: Image.Image, lesion: np.ndarray) -> Image.Image:
+    """A picture with a line of one pixel around a lesion (1, H, W), which leaves its inside as it is."""
+    from scipy.ndimage import binary_dilation  # slow import
+
+    inside = lesion[0] > 0
+    line = Image.fromarray(binary_dilation(inside) & ~inside)
+    drawn = picture.convert("RGB")
+    drawn.paste(OUTLINE, mask=line)
+    return drawn
 
 
 def outputs_of(pictures: Pictures) -> list[np.ndarray]:

@@ -396,6 +396,8 @@ class StoredImage(Table):
     """Name of the input in split.json (`key`)."""
     units: list[str]
     """Units of input, output and, where it is known, truth."""
+    lesion: bool = False
+    """Whether the mask of its lesion is stored too."""
 
 
 class CheckpointScore(Table):

@@ -7,7 +7,6 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from gantk.files import expect_file, make_folder, write_output
 from gantk.guest import Say
 from gantk.metrics.compare_models import (
     INPUT,
+    LESION_MASK,
     MAX_SHOWN_IMAGES,
     TRUTH,
     ModelComparison,
@@ -32,7 +32,7 @@ from gantk.metrics.table import MODEL, owners
 from gantk.progress import Work
 from gantk.report.build import draw_losses, render, shows_left_and_right
 from gantk.report.build import write_report as write_one
-from gantk.report.figures import DPI, WIDTH_MM, draw_figure
+from gantk.report.figures import DPI, LESION, WIDTH_MM, draw_figure
 from gantk.report.patients.section import (
     Rows,
     ShownImage,
@@ -210,15 +210,13 @@ def write_model_figures(
     for direction, of_images in found.pictures.items():
         label = direction.replace(" -> ", ARROW)
         titles = titles_of(label, outputs)
+        kinds = dict(zip((INPUT, TRUTH, *models), titles, strict=True)) | {LESION_MASK: LESION}
         units = {score.unit for score in found.results[models[0]].metrics[direction].values()}
         unit = "HU" if "HU" in units else "file's"
         images[label] = [
             ShownImage(
                 labels[patients[image]],
-                {
-                    kind: shown[name]
-                    for kind, name in zip(titles, (INPUT, TRUTH, *models), strict=True)
-                },
+                {kind: shown[name] for name, kind in kinds.items() if name in shown},
                 titles,
                 unit,
             )
@@ -251,16 +249,13 @@ def _write_figures(
     for name, drawn in about.losses.items():
         contents[f"losses_{re.sub(NOT_IN_NAMES, '_', name)}.svg"] = drawn.encode()
     for label, of_direction in images.items():
-        counts: Counter[str] = Counter()
-        numbered: list[tuple[int, ShownImage]] = []
-        for image in of_direction:
-            counts[image.label] += 1
-            number = counts[image.label]
-            label_of_image = f"{image.label}, image {number}" if number > 1 else image.label
-            numbered.append((number, replace(image, label=label_of_image)))
-        if numbered:
-            numbered.sort(key=lambda each: each[0])
-            shown = rows_of(image for _, image in numbered[:rows])
+        if of_direction:
+            labels = pd.Series([image.label for image in of_direction])
+            numbers = labels.groupby(labels).cumcount().sort_values(kind="stable")
+            labels += (", image " + (numbers + 1).astype(str)).where(numbers > 0, "")
+            shown = rows_of(
+                replace(of_direction[place], label=labels[place]) for place in numbers.index[:rows]
+            )
             cases = [(case.label, pictures) for case, pictures in shown.cases]
             figure = draw_figure(cases, shown.largest.removesuffix(f" {GRAY_VALUES}"))
             stem = re.sub(NOT_IN_NAMES, "_", label.replace(ARROW, "_to_"))

@@ -20,6 +20,7 @@ from gantk.method import OTHER
 from gantk.metrics.evaluate import Tested
 from gantk.metrics.references import of_all_scans, units_of
 from gantk.metrics.table import MODEL, owners
+from gantk.report.figures import LESION
 from gantk.runs.results import Results, Score, StoredImage
 
 # by dims: images of the worst patients, and as many of patients chosen without scores
@@ -28,7 +29,7 @@ IMAGES_OF_WORST = {2: 3, 3: 1}
 
 def keep_test_images(run: Path, tested: dict[str, Tested], results: Results) -> None:
     """Write samples/test/DIRECTION-NUMBER-KIND.nii.gz, a colour picture as .png, and their index;
-    kinds are input, output and, where it is known, truth.
+    kinds are input, output and, where they are known, truth and lesion (its mask).
     """
     make_folder(expect_inside(run, run / "samples"))
     with whole_folder(run / "samples" / "test", private=True) as made:
@@ -64,6 +65,9 @@ def _keep_direction(
             record = one.pairs[place].get(letter)
             path = folder / f"{stem}-{kind}"
             units.append(_write(one.data, of_kind[place], letter, record, path))
+        mask = one.data.preparation.mask(truth if truth and truth.mask else source)
+        if mask is not None:
+            _write_nifti(one.data, mask > 0.5, folder / f"{stem}-{LESION}")
         yield StoredImage(
             patient=(truth or source).subject or source.key,
             stem=stem,
@@ -72,6 +76,7 @@ def _keep_direction(
             image=source.key,
             units=units,
             median_of=medians.get(place),
+            lesion=mask is not None,
         )
 
 
@@ -119,19 +124,24 @@ def _write(data: Data, pixels: Tensor, letter: str, record: Record | None, stem:
     elif not _is_colour_picture(record):
         native = native.mean(0, keepdim=True)
 
-    found = np.nan_to_num(native.numpy().astype(np.float32))
+    found = np.nan_to_num(native.numpy())
     if len(found) > 1:
         picture = Image(found.clip(0, 255), dtype=np.dtype(np.uint8))
         Picture().write(stem.with_suffix(".png"), picture)
         return unit
+    _write_nifti(data, found, stem)
+    return unit
+
+
+def _write_nifti(data: Data, pixels: np.ndarray, stem: Path) -> None:
+    """Write an image (1, *size) with the spacing of the data."""
     affine = None
-    if found.ndim == 4:
-        spacing = data.table.spacing or ()
-        depth, row, column = (*[1.0] * (3 - len(spacing)), *spacing)
+    if pixels.ndim == 4:
+        depth, row, column = (1.0, *(data.table.spacing or (1.0, 1.0)))[-3:]
         affine = UPRIGHT @ np.diag([column, row, depth, 1.0])
 
-    Nifti().write(stem.with_suffix(".nii.gz"), Image(found, affine))
-    return unit
+    image = Image(pixels.astype(np.float32), affine)
+    Nifti().write(stem.with_suffix(".nii.gz"), image)
 
 
 def _is_colour_picture(record: Record) -> bool:

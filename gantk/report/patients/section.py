@@ -13,7 +13,14 @@ from gantk.formats.files import read
 from gantk.metrics.references import GRAY_VALUES
 from gantk.metrics.rows import patients_are_known
 from gantk.metrics.table import MODEL, owners
-from gantk.report.figures import Pictures, TitledPictures, largest_error, picture_row, windows_of
+from gantk.report.figures import (
+    LESION,
+    Pictures,
+    TitledPictures,
+    largest_error,
+    picture_row,
+    windows_of,
+)
 from gantk.report.run_record import RunRecord
 from gantk.report.words import ARROW
 from gantk.runs.results import Score, ScoresByMetric, StoredImage
@@ -61,13 +68,15 @@ class Rows:
 
     @property
     def scale(self) -> str:
-        """The windows of the pictures and the scale of the errors, in words."""
-        if not self.largest:
-            return NO_ERRORS
-        return (
-            "Generated and real images have one window. Error, |generated − real|: black is 0, the palest"
-            f" yellow {self.largest}."
-        )
+        """The windows of the pictures, the scale of the errors and the outlines, in words."""
+        scale = NO_ERRORS
+        if self.largest:
+            scale = (
+                "Generated and real images have one window. Error, |generated − real|: black is 0, the"
+                f" palest yellow {self.largest}."
+            )
+        outlined = any(np.any(image.pictures.get(LESION, False)) for image, _ in self.cases)
+        return f"{scale} Outline: the lesion." if outlined else scale
 
 
 def rows_of(images: Iterable[ShownImage]) -> Rows:
@@ -181,6 +190,8 @@ def pictures(record: RunRecord, stored: StoredImage) -> Pictures:
     """
     found = {}
     kinds = ("input", "truth", "output") if stored.truth else ("input", "output")
+    if stored.lesion:
+        kinds = (*kinds, LESION)
     for kind in kinds:
         colour = record.path / "samples" / "test" / f"{stored.stem}-{kind}.png"
         path = colour if colour.exists() else colour.with_suffix(".nii.gz")
