@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from gantk.formats.pictures import picture_of
 from gantk.report.pictures import colour_with_inferno, error_picture, mean_error
@@ -114,8 +114,7 @@ def draw_figure(rows: Sequence[tuple[str, TitledPictures]], largest: str) -> Ima
         upper = top + number * (line + height + GAP)
         write((0, upper), patient)
         for column, (_, picture) in enumerate(pictures):
-            size = side, round(side * picture.height / picture.width)
-            large = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+            large = ImageOps.contain(picture.convert("RGB"), (side, height))  # bicubic
             sheet.paste(large, (column * cell, upper + line))
 
     if not largest:

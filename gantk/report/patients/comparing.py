@@ -203,8 +203,8 @@ def write_model_figures(
 ) -> None:
     """Write scores and figures of models that were compared on scans, as `write_report` does of runs."""
     models = [*found.left_out]
-    patients = found.scores.assign(owner=owners(found.scores)).groupby("image").owner.first()
-    labels = number_names(patients)
+    patients = dict(zip(found.scores.image, owners(found.scores), strict=True))
+    labels = number_names({*patients.values()})
     outputs = {f"output {name}": name for name in models}
     images: dict[str, list[ShownImage]] = {}
     for direction, of_images in found.pictures.items():
@@ -264,7 +264,7 @@ def _write_figures(
                 figure.save(file, kind, dpi=(DPI, DPI), quality=95)
                 contents[f"{stem}.{kind}"] = file.getvalue()
             contents[f"{stem}.txt"] = _caption(label, names, shown, about).encode()
-    has_figures = any(name.endswith(".png") for name in contents)
+    has_figures = any(images.values())
     if has_figures:
         key = pd.Series(about.labels, name="in figures")
         contents["patients.csv"] = key.to_csv(index_label="name").encode()

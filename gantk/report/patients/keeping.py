@@ -57,14 +57,14 @@ def _keep_direction(
         places, medians = _images_to_keep(one, scores)
     for number, place in enumerate(places):
         stem = f"{direction}-{number}"
-        source = one.pairs[place][OTHER[one.to]]
-        truth = one.pairs[place].get(one.to)
+        pair = one.pairs[place]
+        source = pair[OTHER[one.to]]
+        truth = pair.get(one.to)
         units = []
         for kind, of_kind in images.items():
             letter = OTHER[one.to] if kind == "input" else one.to
-            record = one.pairs[place].get(letter)
             path = folder / f"{stem}-{kind}"
-            units.append(_write(one.data, of_kind[place], letter, record, path))
+            units.append(_write(one.data, of_kind[place], letter, pair.get(letter), path))
         mask = one.data.preparation.mask(truth if truth and truth.mask else source)
         if mask is not None:
             _write_nifti(one.data, mask > 0.5, folder / f"{stem}-{LESION}")
@@ -94,7 +94,7 @@ def _images_to_keep(
     lines = model[model.metric == first].reset_index(drop=True)
     sign = -1 if scores[first].higher_is_better is False else 1
     rank = (sign * lines.value).replace([np.inf, -np.inf], np.nan)  # higher for better ones
-    ordered = [*rank.dropna().sort_values(kind="stable").index]
+    ordered = rank.dropna().sort_values(kind="stable").index
     # of an even number of images the lower one; none where no image has a score
     medians = {place: len(ordered) for place in ordered[(len(ordered) - 1) // 2 :][:1]}
     patients = owners(lines)
