@@ -28,7 +28,6 @@ class LayoutQuestion(UserError):
         readings: the likeliest ones, at most three.
         doubted: readings of all images, which may be wrong.
         contrasts: those that are asked for; (): any.
-        option: the option of the command line that answers.
         answers: options of the command line, each with what they give in words; the first is 1.
     """
 
@@ -42,19 +41,17 @@ class LayoutQuestion(UserError):
         left_out: Mapping[str, str],
         contrasts: Sequence[str],
         words: ContrastWords,
-        option: str = "--layout",
     ):
         from gantk.catalog.propose import propose
 
         quoted = ", ".join(f"'{path}'" for path in dict.fromkeys([*images[:2], *images[-1:]]))
         what = f"the {count_noun(images, 'image')} in '{folder}' ({quoted}) {unclear.why}"
-        super().__init__(what, where=option)
-        self.option = option
+        super().__init__(what, where="--layout")
         self.contrasts = contrasts
         self.doubted = [reading for reading in unclear.readings if not reading.left_out]
         self.readings = propose(unclear.readings, images, left_out, contrasts, words)
         self.answers = [
-            ([option, each.layout], in_words(each.rows, each.why_left_out()))
+            (["--layout", each.layout], in_words(each.rows, each.why_left_out()))
             for each in self.readings
         ]
         self.advice = []
@@ -84,24 +81,24 @@ class LayoutQuestion(UserError):
         """Path below the folder -> patient or contrast, of the images of which all readings that know
         these say the same.
         """
-        read = ((*each.rows, *each.others) for each in self.readings)
-        cells = ({(row.scan.name, getattr(row, cell)) for row in rows} for rows in read)
-        said = [{each for each in own if each[1]} for own in cells]
+        said = [
+            {(row.scan.name, getattr(row, cell)) for row in rows if getattr(row, cell)}
+            for rows in ((*each.rows, *each.others) for each in self.readings)
+        ]
         return dict(set.intersection(*filter(None, said))) if any(said) else {}
 
     def answer(self, choice: str) -> list[str]:
         """The options of the command line for a reading by its number, from 1, or for another line."""
         offered = {str(number): options for number, (options, _) in enumerate(self.answers, 1)}
-        return offered.get(choice, [self.option, choice])
+        return offered.get(choice, ["--layout", choice])
 
     def on_command_line(self, numbered: bool = False) -> str:
         """The question; `numbered` for a terminal, on which a number answers it."""
-        lines = [printable(f"{self.what}.")]
+        lines = [f"{self.what}."]
         for number, (options, gives) in enumerate(self.answers, start=1):
             mark = f"{number}  " if numbered else ""
-            lines.append(printable(f"  {mark}{shlex.join(options)}"))
-            lines.append(printable(f"      {gives}"))
-        return "\n".join([*lines, *map(printable, self.advice)])
+            lines += [f"  {mark}{shlex.join(options)}", f"      {gives}"]
+        return printable("\n".join([*lines, *self.advice]))
 
     __str__ = on_command_line
 
@@ -116,7 +113,11 @@ def in_words(
     contrasts = Counter(row.contrast or "images" for row in rows)
     labels = {row.label for row in rows} - {""}
     parts = [", ".join(f"{name} {count}" for name, count in contrasts.most_common())]
-    parts += _people_in_words(rows)
+    patients = {row.subject for row in rows} - {""}
+    visits = {(row.subject, row.session) for row in rows if row.session}
+    parts.append(count_noun(patients, "patient") if patients else "patients unknown")
+    if visits:
+        parts.append(count_noun(visits, "visit"))
     if len(contrasts) > 1:
         count = len(pairs_of(rows)) if pairs is None else pairs
         parts.append(count_noun(count, "pair") if count else "no pairs")
@@ -133,14 +134,6 @@ def in_words(
     if by:
         parts.append(f"by {by}")
     return "; ".join(parts)
-
-
-def _people_in_words(rows: Sequence[Row]) -> list[str]:
-    """How many patients and visits there are."""
-    patients = {row.subject for row in rows} - {""}
-    visits = {(row.subject, row.session) for row in rows if row.session}
-    counted = [count_noun(patients, "patient") if patients else "patients unknown"]
-    return [*counted, count_noun(visits, "visit")] if visits else counted
 
 
 def rows_in_words(how: str, rows: Iterable[Row], pairs: int | None = None) -> str:

@@ -33,7 +33,6 @@ class Asked:
         contrasts: those of a recipe or model, all of which must be there; (): any.
         layout: the line that the user gave, the name of a layout, or BIDS; "": gantk finds it.
         words: contrast -> further words for it.
-        option: what names the layout, for messages.
         patients: whether names have to say the patients: "if clear" takes the contrasts alone where
             they do not, "none" always.
         dims: 3 takes volumes alone; 2 the more numerous of volumes and pictures; 0 both.
@@ -44,7 +43,6 @@ class Asked:
     contrasts: Sequence[str] = ()
     layout: str = ""
     words: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    option: str = "--layout"
     patients: Patients = "all"
     dims: int = 0
     stripped: bool = False
@@ -93,9 +91,7 @@ def read_folder(
     if reading is None and asked.patients != "none":
         reading = read(names, asked.contrasts, words)
     if isinstance(reading, Unclear) and asked.patients == "all":
-        raise LayoutQuestion(
-            str(folder), reading, names, skipped, asked.contrasts, words, asked.option
-        )
+        raise LayoutQuestion(str(folder), reading, names, skipped, asked.contrasts, words)
     if not isinstance(reading, Reading):
         reading = read_contrasts(names, words)
     reading.left_out |= skipped

@@ -354,7 +354,11 @@ def _has_slices_last(image: Image) -> bool:
 def check_result(image: Image, made: Image, pipeline: Pipeline, frame: Frame) -> list[Note]:
     """The notes and warnings about the translation of an image; some pixels of both are compared."""
     notes: list[Note] = []
-    if image.dims == 2 and pipeline.own_scale(image.pixels) is not pipeline.source:
+    traits = frame.values.get("source", {}).get("traits", {})
+    of_slices = "aspect ratio" in traits or len(traits.get("spacing", [()])[0]) == 2
+    as_in_training = of_slices and pipeline.source.per != "set"
+    has_own_scale = pipeline.own_scale(image.pixels) is not pipeline.source
+    if image.dims == 2 and has_own_scale and not as_in_training:
         line = (
             "one slice alone gets its own gray scale; translate the whole volume for a common one"
         )

@@ -516,7 +516,7 @@ def _shared_directions(models: Sequence[Model]) -> dict[str, Frame]:
         raise UserError(
             f"the models share no direction: {join_words([*map(repr, models)])}",
             where="RUN",
-            remedy="name models of the same two domains, or score each alone",
+            remedy="name models of the same two domains, or score each alone: gantk eval MODEL --data SCANS",
         )
     return shared
 

@@ -163,6 +163,18 @@ def test_visits_and_masks_of_bids_are_counted(tmp_path):
         assert "contrast" not in {each["kind"] for each in result["problems"]}
 
 
+def test_few_training_images_are_told(pictures):
+    result = check(pictures)
+    count = result["split"]["train"] // 2
+    assert f"only {count} training images" in result["summary"]["few"]
+
+
+def test_slices_count_as_training_images(volumes):
+    result = check(volumes)
+    assert result["split"]["train"] >= 40
+    assert "few" not in result["summary"]
+
+
 @pytest.mark.parametrize(("percentile", "kinds"), [(97, []), (30, ["lesions"])])
 def test_masks_that_cover_the_head_are_told(tmp_path, percentile, kinds):
     for (letter, subject), image in heads(24, 24, 24, subjects=4).items():

@@ -119,6 +119,24 @@ def test_a_single_slice_says_that_its_scale_is_its_own(kind, model, head, tmp_pa
     )
 
 
+@pytest.mark.parametrize("planes", [1, 3])
+def test_a_model_of_single_slices_takes_slices_as_usual(planes, tmp_path):
+    for patient in range(4):
+        for contrast in ("T1", "T2"):
+            voxels = np.random.default_rng(patient).uniform(0, 600, (32, 32, planes))
+            path = tmp_path / "scans" / f"p{patient}" / f"p{patient}_{contrast}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(voxels.astype(np.float32), np.diag([-1, -1, 3, 1])), path)
+    method = {"name": "pix2pix", "generator": UNET, "discriminator": PATCHGAN}
+    source = {"name": "files", "path": str(tmp_path / "scans")}
+    per_scan = {"name": "percentile", "per": "volume"}
+    model = gantk.load(small_run(tmp_path, method, source=source, intensity=per_scan), device="cpu")
+    scan = nib.load(tmp_path / "scans" / "p0" / "p0_T1.nii.gz").slicer[:, :, :1]
+
+    notes = [line for line in said(lambda: model.translate(scan)) if "one slice alone" in line]
+    assert bool(notes) == (planes > 1)
+
+
 def test_windows_of_a_patients_contrasts_are_told(tmp_path):
     method = {"name": "pix2pix", "generator": UNET, "discriminator": PATCHGAN}
     model = gantk.load(

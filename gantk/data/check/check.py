@@ -42,6 +42,7 @@ from gantk.recipe.load import Recipe
 
 MAX_SCANS_OF_RUN = 256  # scans that a run checks before it trains
 MIN_DOMAIN_SHARE = 0.1  # of the images of the most frequent contrast; rarer ones are no domain
+MIN_TRAINING_IMAGES = 20  # of a domain; of fewer, a line says so
 FORMAT = 1  # version of the result; increased when the meaning of a key changes
 SEVERITIES = ("error", "warning", "note")
 
@@ -462,12 +463,18 @@ def _summary_of_use(found: Examination, usage: Study) -> dict[str, str]:
         said = "none found on one grid: use --set data.source.onto=a"
     layout = layouts_in_words(usage.source)
     has_volumes = any(record.scan_key for record in usage.records)  # else the layout says all
+    trained = Counter(record.domain for record in usage.splits.get("train", ()))
+    fewest = min(trained.values(), default=MIN_TRAINING_IMAGES)
+    few = (
+        f"a domain has only {count_noun(fewest, 'training image')}: seldom enough for new patients"
+    )
     lines = {
         "layout": layout,
         "domains": usage.images_in_words(usage.records) if not layout or has_volumes else "",
         "pairs": said if len(usage.names) == 2 else "",
         "split": usage.split_description or "none",
         "held out": usage.splits.held_out,
+        "few": few if fewest < MIN_TRAINING_IMAGES else "",
         "too few": few_test_patients(usage.splits),
         "masks": _masks_in_words(usage),
     }
