@@ -137,6 +137,8 @@ class Study:
         self.splits, self.split_description = split_records(
             self.records, self.table.split, fingerprints=self.fingerprints
         )
+        if gone := self.table.leave_out:
+            self.split_description += f"; without {join_first(gone)}"
         training = training_of(self.table, self.method, self.source, self.splits["train"])
         self.training = [record for record in training if record.domain in self.method.reads]
 
@@ -551,7 +553,14 @@ def source_and_records(
     if what:
         entry = registry().get("source", table.source.name)
         raise entry.refusal("cannot be used", ValueError(what))
-    return source, records
+    gone = table.leave_out
+    if gone and catalog is None and table.split.test:  # a test's images may be of others
+        allowed = {*patients_of(records)}
+        for name in gone:
+            if name not in allowed:
+                what = f"there is no patient '{name}'"
+                raise UserError(what, where="data.leave_out", allowed=sorted(allowed))
+    return source, [record for record in records if record.subject not in gone]
 
 
 def expect_image(source: str, dims: int, image: np.ndarray) -> None:

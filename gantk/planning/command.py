@@ -84,6 +84,8 @@ def _say_runs(
     """Say how recipes are run, of these methods or of the one that was chosen (""), on each fold, and
     how the runs are compared.
     """
+    from gantk.data.description import UNPAIRED_USES_HALF
+    from gantk.metrics.summary import with_label
     from gantk.plugin.loader import registry
     from gantk.terminal import duration, say, say_next
 
@@ -105,6 +107,7 @@ def _say_runs(
             say_next(f"{command} --out {run}")
     compared = " ".join(f"{run}_fold*" if folds else run for run in runs)
     if len({registry().get("method", name).load().paired for name in methods}) > 1:
+        say(with_label("note", UNPAIRED_USES_HALF))
         say_next(f"gantk eval {compared} --data {argument(scans)}")  # on one scale
     elif methods or folds:
         say_next(f"gantk report {compared}")

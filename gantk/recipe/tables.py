@@ -51,6 +51,7 @@ class DataTable(spec.Table):
     domains: tuple[str, ...] = ("A", "B")
     # further words of names for a contrast, such as T1 = ["weighted1"]
     words: dict[str, list[str]] = {}
+    leave_out: tuple[str, ...] = ()  # names of patients whose images are not used
     dims: Literal[2, 3] = 2  # 2 = pictures or slices; 3 = volumes
     size: tuple[spec.Side, ...] = (96, 96)  # image size in the networks, in pixels or voxels
     # how images get to `size`: "pad" resizes and pads, "resize" fills it, "crop" keeps the resolution

@@ -197,3 +197,23 @@ def test_eval_and_resume_score_the_patients_that_were_held_out(copied_run):
 
     with pytest.raises(UserError, match="split.json' does not exist"):
         evaluate(copied_run, device="cpu")
+
+
+@pytest.mark.parametrize("method", [PAIRED, UNPAIRED])
+def test_a_patient_who_is_left_out_is_in_no_set(method, tmp_path):
+    for n in range(COUNT):
+        nifti(tmp_path, n)
+    tables = {
+        "source": {"name": "files", "path": str(tmp_path)},
+        "domains": ["T1", "T2"],
+        "size": list(SIZE),
+        "leave_out": ["p2"],
+    }
+    data = Data(Recipe({"data": tables}).data_table(), method)
+    used = {record.subject for records in data.splits.values() for record in records}
+    assert used == {"p0", "p1", "p3"}
+    assert "without p2" in data.split_description
+
+    tables["leave_out"] = ["p9"]
+    with pytest.raises(UserError, match="no patient 'p9'.*p0, p1, p2, p3"):
+        Data(Recipe({"data": tables}).data_table(), method)

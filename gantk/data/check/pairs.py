@@ -4,6 +4,7 @@ of an image and a partner, which is its own one, that one moved or mirrored, or 
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -288,9 +289,8 @@ def pairs_that_do_not_fit(fit: Fit | None, tested: Collection[str]) -> Iterator[
             " image matches its partner better than a neighbouring one, of how many comparisons"
             f" (chance 50 %, true pairs {MIN_LIKENESS_OF_PATIENT:.0%} or more). {learn}"
         )
-        remedy = (
-            "look at them; correct these patients, or leave them out by a table with split = none"
-        )
+        patients = json.dumps([*fit.misfits])
+        remedy = f"look at them; correct these patients, or leave them out: --set 'data.leave_out={patients}'"
         yield problem("pairs", what, (), remedy)
     for why, words in DOUBTS.items():
         names = sorted(name for name, doubt in fit.doubted.items() if doubt == why)
