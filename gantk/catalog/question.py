@@ -16,8 +16,13 @@ from gantk.catalog.layouts import Reading, Unclear, pairs_of, read
 from gantk.catalog.masks import mask_word
 from gantk.errors import UserError, count_noun, printable
 
-PLURALS = {"mask": "masks", "copy by name": "copies by name", "template": "templates"}
-PLURALS |= {"localizer": "localizers", "derivative": "derivatives"}
+PLURALS = {
+    "mask": "masks",
+    "copy by name": "copies by name",
+    "template": "templates",
+    "localizer": "localizers",
+    "derivative": "derivatives",
+}
 MAX_REASONS = 4
 
 
@@ -68,7 +73,7 @@ class LayoutQuestion(UserError):
             masks = count_noun(len(images) - len(others), "mask")
             gives = f"if these are masks of lesions: {gives}; {masks}"
             self.answers.insert(0, (["--set", f"data.source.mask={word}"], gives))
-        elif "of no contrast" in what:
+        elif contrasts and "of no contrast" in what:
             self.advice.append(
                 "Masks of lesions are named by --set data.source.mask=WORD, a word of their file names."
             )
