@@ -208,11 +208,10 @@ def _sentence(tests: Sequence[SystemTest], units: Mapping[Any, str]) -> str:
             continue
         clause = verdict_words(test.verdict, test.other)
         if not is_many:
-            gain = _gain(test, units)
-            by = f"{short_metric_name(test.score)} better by {gain.text()} {gain.interval()}"
-            clause += f" ({by.rstrip()}, {count_noun(test.n, 'patient')} in common)"
+            by = f"{short_metric_name(test.score)} better by {_gain_text(test, units)}"
+            clause += f" ({by}, {count_noun(test.n, 'patient')} in common)"
             behind = [
-                f"{short_metric_name(each.score)} ({_gain(each, units).text()})"
+                f"{short_metric_name(each.score)} ({_gain_text(each, units)})"
                 for each in both_ways
                 if (each.one, each.other) == (test.other, leader) and each.gain > 0
             ]
@@ -223,10 +222,11 @@ def _sentence(tests: Sequence[SystemTest], units: Mapping[Any, str]) -> str:
     return f"{place}{leader} is{by} {'; '.join(clauses)}."
 
 
-def _gain(test: SystemTest, units: Mapping[Any, str]) -> Score:
-    return Score(
-        value=test.gain, ci95=test.ci95, unit=units.get(test.place) or units.get(test.score, "")
-    )
+def _gain_text(test: SystemTest, units: Mapping[Any, str]) -> str:
+    """The gain of a test with its interval."""
+    unit = units.get(test.place) or units.get(test.score, "")
+    gain = Score(value=test.gain, ci95=test.ci95, unit=unit)
+    return f"{gain.text()} {gain.interval()}".rstrip()
 
 
 def add_tests(results: Results) -> None:

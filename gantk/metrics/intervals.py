@@ -75,7 +75,8 @@ def group_numbers(patients: Sequence[str]) -> np.ndarray:
 
 def estimate(values: Values, patients: Sequence[str], **about: Any) -> Score:
     """Mean over images, then over patients, with a percentile interval from resampling patients
-    (Efron, 1979), and further keys of the score.
+    (Efron, 1979), expanded as for few patients Student's is (Hesterberg, 2015, section 5.3), and
+    further keys of the score.
 
     Of fewer than `MIN_PATIENTS` it has the lowest and the highest patient in place of the interval;
     of unknown ones neither, and n is 1, as all may be one. nan (not scorable) is left out. Seeded:
@@ -90,8 +91,12 @@ def estimate(values: Values, patients: Sequence[str], **about: Any) -> Score:
 
     ci95 = None
     if len(means) >= MIN_PATIENTS:
-        drawn = means[bootstrap_draws(len(means))].mean(axis=1)
-        ci95 = np.percentile(drawn, [2.5, 97.5]).tolist()
+        from scipy.special import ndtr, stdtrit  # not before a first interval
+
+        count = len(means)
+        drawn = means[bootstrap_draws(count)].mean(axis=1)
+        level = ndtr(-stdtrit(count - 1, 0.975) * (count / (count - 1)) ** 0.5)
+        ci95 = np.quantile(drawn, [level, 1 - level]).tolist()
     elif len(means) > 1:
         about["range"] = [float(means.min()), float(means.max())]
     return Score(value=value, ci95=ci95, n=len(means), **about)
