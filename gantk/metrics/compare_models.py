@@ -85,7 +85,8 @@ Pictures = dict[str, dict[str, dict[str, np.ndarray]]]
 ONE_SCALE = (
     "of whole files at their own size, as gantk translate makes them (gantk report scores images at the"
     " network's size); HU as they are, other gray values, whose scales differ between models, by one"
-    " line for each model to the mean and spread of the true ones"
+    " line for each model to the mean and spread of the true ones; baselines are simple rules (gantk report"
+    " has trained ones too)"
 )
 RELEASED_AGAIN = (
     "who was in its training is told by names and files alone; public sets release patients again under"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 from typing import Literal
 
-from gantk.data.test_size import SIGNIFICANCE, least_patients, needed_patients
+from gantk.data.test_size import SIGNIFICANCE, least_patients
 from gantk.runs.results import Verdict
 
 # better than every baseline; ahead, but perhaps by chance; not better; not compared
@@ -32,7 +32,7 @@ def tone_of(verdict: Verdict) -> Tone:
 
 def verdict_words(verdict: Verdict, rival: str = BEST_BASELINE) -> str:
     """A verdict in words: `better than the best baseline`, `not better than the best baseline`,
-    `ahead of the best baseline, but this can be chance: 5 patients are too few, 10 are needed`.
+    `ahead of the best baseline, but this can be chance: 5 patients are too few, at least 6 are needed`.
     """
     tone = tone_of(verdict)
     if not tone:
@@ -47,7 +47,7 @@ def verdict_words(verdict: Verdict, rival: str = BEST_BASELINE) -> str:
         return f"{words}: the patients are not known"
     if patients is not None and patients < least_patients(comparisons):
         few = "1 patient is" if patients == 1 else f"{patients} patients are"
-        return f"{words}: {few} too few, {needed_patients(comparisons)} are needed"
+        return f"{words}: {few} too few, at least {least_patients(comparisons)} are needed"
     return f"{words} (p = {p:.2g})" if p <= 1 else words
 
 

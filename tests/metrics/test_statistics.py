@@ -137,12 +137,12 @@ SENTENCES = {
     "one patient": ([[3]], "Which of them is better cannot be said: with fewer than two", False),
     "two": (
         [[3, 4]],
-        "y is ahead of x, but this can be chance: 2 patients are too few, 10 are needed (PSNR better by 3.50",
+        "y is ahead of x, but this can be chance: 2 patients are too few, at least 6 are needed (PSNR better by 3.50",
         False,
     ),
     "five": (
         [[3] * 5],
-        "y is ahead of x, but this can be chance: 5 patients are too few, 10 are needed (PSNR better by 3",
+        "y is ahead of x, but this can be chance: 5 patients are too few, at least 6 are needed (PSNR better by 3",
         False,
     ),
     "six": (

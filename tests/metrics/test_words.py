@@ -49,17 +49,17 @@ def result(verdicts: dict, **more) -> Results:
         (
             with_test(5, 0.01),
             "near",
-            "ahead of the best baseline, but this can be chance: 5 patients are too few, 10 are needed",
+            "ahead of the best baseline, but this can be chance: 5 patients are too few, at least 6 are needed",
         ),
         (
             with_test(2, 0.5),
             "near",
-            "ahead of the best baseline, but this can be chance: 2 patients are too few, 10 are needed",
+            "ahead of the best baseline, but this can be chance: 2 patients are too few, at least 6 are needed",
         ),
         (
             AHEAD | {"patients": 5},
             "near",
-            "ahead of the best baseline, but this can be chance: 5 patients are too few, 10 are needed",
+            "ahead of the best baseline, but this can be chance: 5 patients are too few, at least 6 are needed",
         ),
         (
             AHEAD | {"patients": 0},
@@ -79,7 +79,7 @@ def result(verdicts: dict, **more) -> Results:
         (
             AHEAD | {"probability": None, "patients": 1},
             "near",
-            "ahead of the best baseline, but this can be chance: 1 patient is too few, 10 are needed",
+            "ahead of the best baseline, but this can be chance: 1 patient is too few, at least 6 are needed",
         ),
         ({}, "", "not compared"),
     ],
@@ -100,7 +100,7 @@ def decided(n: int, **test) -> Verdict:
         (decided(6), "better than the best baseline"),
         (
             decided(6, holm=0.06, of=2),
-            "ahead of the best baseline, but this can be chance: 6 patients are too few, 10 are needed",
+            "ahead of the best baseline, but this can be chance: 6 patients are too few, at least 7 are needed",
         ),
         (decided(8, holm=0.06, of=2), f"{BY_CHANCE} (p = 0.06)"),
         (decided(8, holm=0.3, of=10, primary_p=0.094, primary_of=2), f"{BY_CHANCE} (p = 0.094)"),
@@ -140,13 +140,13 @@ MANY = {
     ),
     "few patients": (
         [FEW] * 4,
-        "ahead of the best baseline, histogram matching (PSNR in 4 of 4 directions), but this can be chance: 5 patients are too few, 10 are"
-        " needed.",
+        "ahead of the best baseline, histogram matching (PSNR in 4 of 4 directions), but this can be chance: 5 patients are too few, at least"
+        " 6 are needed.",
     ),
     "some lost": (
         [WON, LOST, FEW, LOST],
         "not better than a simple intensity map (PSNR in 2 of 4 directions); the model is ahead of the"
-        " best baseline, histogram matching (PSNR in 1 of 4 directions), but this can be chance: 5 patients are too few, 10 are needed; the model"
+        " best baseline, histogram matching (PSNR in 1 of 4 directions), but this can be chance: 5 patients are too few, at least 6 are needed; the model"
         " is better than the best baseline, histogram matching (PSNR in 1 of 4 directions).",
     ),
     "none compared": ([{}] * 4, ""),
@@ -208,7 +208,7 @@ def test_images_from_noise_stand_beside_real_ones(verdict, tone):
 
 
 FEWER = "T1 -> T2 is ahead of the best baseline, histogram matching ("
-OF_FEW = ", but this can be chance: 5 patients are too few, 10 are needed."
+OF_FEW = ", but this can be chance: 5 patients are too few, at least 6 are needed."
 
 
 @pytest.mark.parametrize(

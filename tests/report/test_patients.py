@@ -479,7 +479,7 @@ def folds(tiny_run, tmp_path):
             [
                 "4 patients in common",
                 "b (2 runs of one recipe)",
-                "but this can be chance: 4 patients are too few, 10 are needed",
+                "but this can be chance: 4 patients are too few, at least 6 are needed",
                 "PSNR 11.50 dB better",
             ],
         ),
