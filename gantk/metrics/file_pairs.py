@@ -28,6 +28,7 @@ KEYS = (
     ["name"],
     ["file"],
     ["file_without_contrast"],
+    ["patient", "visit", "file"],
     ["patient", "visit", "contrast"],
     ["folder"],  # one image each
 )

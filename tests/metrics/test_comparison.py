@@ -4,6 +4,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import PIL.Image
 import pytest
 from PIL import Image
 from tiny import read_json
@@ -83,6 +84,25 @@ def test_other_contrasts_and_masks_of_the_truth_are_left_out(tmp_path, volumes):
 
     assert scores["mae"] == rows_of(tmp_path, "mae")["mae"]
     assert not any("without a prediction" in line for line in lines)
+
+
+def test_slices_of_one_name_are_matched_within_patients(tmp_path):
+    draw = np.random.default_rng(0)
+    for patient in ("p1", "p2"):
+        for name in ("001.png", "002.png"):
+            for folder in (f"made/{patient}", f"scans/{patient}/CT", f"scans/{patient}/MR"):
+                path = tmp_path / folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                PIL.Image.fromarray(draw.integers(0, 255, (16, 16), np.uint8)).save(path)
+    compared = gantk.compare(
+        tmp_path / "made",
+        tmp_path / "scans",
+        metrics=["mae"],
+        truth_layout="{patient}/CT/{name}",
+        say=silent,
+    )
+    mae = compared["metrics"]["pred_to_truth"]["mae"]
+    assert (mae["n"], mae["images"]) == (2, 4)
 
 
 @pytest.mark.parametrize(
