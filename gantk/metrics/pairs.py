@@ -283,14 +283,17 @@ class LesionContrast(PairMetric):
                 [region_mean(c, inside > 0) - region_mean(c, ring) for c in channels], 1
             )
 
+        def deviations(image: Tensor) -> Tensor:  # (N, C), of tissue
+            squares = []
+            for channel in image.split(1, 1):
+                mean = region_mean(channel, seen).reshape(-1, *[1] * (channel.ndim - 1))
+                squares.append(region_mean((channel - mean).square(), seen))
+            return torch.stack(squares, 1).sqrt()
+
         made = contrasts(output)
         real = contrasts(reference)
         factor = (made * real).sum(1) / real.square().sum(1)
-        deviations = [
-            (region_mean(c.square(), seen) - region_mean(c, seen).square()).clamp(min=0).sqrt()
-            for c in reference.double().split(1, 1)
-        ]
-        is_hidden = (real.abs() < MIN_LESION_CONTRAST * torch.stack(deviations, 1)).all(1)
+        is_hidden = (real.abs() < MIN_LESION_CONTRAST * deviations(reference)).all(1)
         return [torch.where(is_hidden, torch.nan, factor)]
 
 
