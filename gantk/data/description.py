@@ -32,7 +32,7 @@ def describe(data: Data) -> list[str]:
         ("layout", layout) if layout else ("found", data.images_in_words(data.records)),
         ("data", _counts(data)),
         ("split", data.split_description),
-        ("held out", data.splits.held_out),
+        ("held out", "" if data.source.drawn else data.splits.held_out),
         *(("warning", said) for said in data.consequences()),
         ("warning", few_patients(data)),
         *(("note", said) for said in _notes(data)),
