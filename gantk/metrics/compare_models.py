@@ -93,6 +93,10 @@ RELEASED_AGAIN = (
     " other names"
 )
 OF_SETS = "score sets of images, one run at a time: gantk eval RUN --data PATH --metrics kid"
+OF_FILES = (
+    "score sets of files: gantk translate MODEL PATH OUT, then gantk eval --pred OUT --truth REAL --metrics"
+    " kid"
+)
 # baselines, which any model must beat: they are scored too
 INPUT = "identity"
 MAP = "intensity_map"
@@ -191,7 +195,10 @@ def compare_models(
         raise UserError(
             f"'{data}' has no registered pairs",
             where="--data",
-            remedy=OF_SETS,
+            # a paired packed model has no training images beside which others could be sets
+            remedy=OF_FILES
+            if any(x.packed and x.method.paired for x in loaded.values())
+            else OF_SETS,
         )
     if len({model.method.paired for model in loaded.values() if model.run}) > 1:
         say(with_label("note", UNPAIRED_USES_HALF))
