@@ -550,20 +550,27 @@ def evaluate(
 
     names = split_names(metrics)
     options["say"] = line_printer(json_file)
-    found: dict
-    from gantk.metrics.compare_folders import PAIR_METRICS, compare, compare_files
-    from gantk.metrics.compare_models import makes_single_images
+    from gantk.metrics.compare_folders import PAIR_METRICS, compare
 
     of_files = names or PAIR_METRICS
+    found: dict
     if not run:
         del options["set"]
         found = compare(pred, truth, metrics=of_files, **files, **options)
-    elif others or figures or data and compare_files(of_files) and makes_single_images(run):
+    elif others or figures or (data and _are_whole_files(run, of_files)):
         options["metrics"] = of_files
         found = _compare_models([run, *others], data, figures, overwrite, options)
     else:  # on its own scale, or as sets
         found = api.evaluate(run, metrics=names, data=data, **options)
     write_json(json_file, found, overwrite)
+
+
+def _are_whole_files(run: str, metrics: Sequence[str]) -> bool:
+    """Whether these metrics score, by pairs, whole files that a model makes."""
+    from gantk.metrics.compare_folders import are_of_file_pairs
+    from gantk.metrics.compare_models import makes_single_images
+
+    return are_of_file_pairs(metrics) and makes_single_images(run)
 
 
 def _compare_models(models, data, figures, overwrite, options) -> dict:

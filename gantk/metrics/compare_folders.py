@@ -233,7 +233,7 @@ def metric_of_files(name: str) -> Part:
     return part
 
 
-def compare_files(metrics: Iterable[str]) -> bool:
+def are_of_file_pairs(metrics: Iterable[str]) -> bool:
     """Whether all of these metrics compare a file with its truth, without a run."""
     targets = [bind("metric", name).target for name in metrics]
     return all(issubclass(each, PairMetric) and not each.of_unit for each in targets)

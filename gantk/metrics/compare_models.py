@@ -43,12 +43,12 @@ from gantk.metrics.baselines import MAX_BASELINE_IMAGES, IntensityMap
 from gantk.metrics.compare_folders import (
     PAIR_METRICS,
     FilePair,
-    compare_files,
+    are_of_file_pairs,
     fit_line,
     metric_of_files,
     score_files,
 )
-from gantk.metrics.comparing import Comparison, add_tests, compare_systems
+from gantk.metrics.comparing import Comparison, SystemTest, add_tests, compare_systems
 from gantk.metrics.judging import pair_verdict
 from gantk.metrics.names import (
     LESION_CONTRAST,
@@ -58,7 +58,7 @@ from gantk.metrics.names import (
     short_metric_name,
 )
 from gantk.metrics.pair_scores import foreground
-from gantk.metrics.references import GRAY_VALUES, in_hounsfield
+from gantk.metrics.references import GRAY_VALUES, image_with_mask, in_hounsfield
 from gantk.metrics.rows import result_sentence, result_tone
 from gantk.metrics.samples import alarm_of_contrast
 from gantk.metrics.summary import summary_lines, with_label
@@ -170,9 +170,9 @@ def compare_models(
     Raises:
         UserError: the models share no direction, or there is nobody whom none of them was trained on.
     """
-    names = [*metrics]
-    parts = [metric_of_files(name) for name in names]
-    if not compare_files(names):
+    metrics = [*metrics]
+    parts = [metric_of_files(name) for name in metrics]
+    if not are_of_file_pairs(metrics):
         what = "models are compared by metrics of pairs, not of sets"
         raise UserError(what, where="--metrics", remedy=OF_SETS)
     loaded = {
@@ -450,13 +450,7 @@ def _say_compared(
             of_systems = {name: scores[direction][metric] for name, scores in means.items()}
             leader = _best(of_systems)
             ahead = [x for x in tests if x.place == (direction, metric) and x.one == leader]
-            by = p = NO_VALUE  # where a baseline leads, or nothing can be tested
-            if ahead:
-                test = min(ahead, key=attrgetter("gain"))
-                gain = Score(value=test.gain, ci95=test.ci95, unit=about.unit)
-                by = f"{number_text(gain.value, gain.decimals)} {gain.interval()}".rstrip()
-                by += f" ({test.other})" * (len(results) > 2)
-                p = f"{test.corrected_p:.2g}"
+            by, p = _lead(ahead, about.unit, named=len(results) > 2)
             values = [
                 number_text(score.value, score.decimals) + BEST * (system == leader)
                 for system, score in of_systems.items()
@@ -477,6 +471,18 @@ def _say_compared(
         label = "warning" if result_tone(own) == "bad" else "result"
         say(with_label(label, sentences[-1]))
     return compared.sentences or sentences
+
+
+def _lead(ahead: Sequence[SystemTest], unit: str, *, named: bool) -> tuple[str, str]:
+    """By how much the best model leads the next one, `named` or not, and p, from its tests; NO_VALUE
+    where a baseline leads, or nothing can be tested.
+    """
+    if not ahead:
+        return NO_VALUE, NO_VALUE
+    test = min(ahead, key=attrgetter("gain"))
+    gain = Score(value=test.gain, ci95=test.ci95, unit=unit)
+    by = f"{number_text(gain.value, gain.decimals)} {gain.interval()}".rstrip()
+    return f"{by} ({test.other})" if named else by, f"{test.corrected_p:.2g}"
 
 
 def _whole_pairs(records: Sequence[Record]) -> list[Pair]:
@@ -567,7 +573,7 @@ def _regions(pair: Pair, to: str) -> dict[str, Any]:
 
 def _lesion_mask(pair: Pair, to: str) -> Image | None:
     """The lesions (1, *spatial) of a pair, on the grid of the truth; None without a mask."""
-    record = pair[to] if pair[to].mask else pair[OTHER[to]]
+    record = image_with_mask(pair, to)
     if not record.mask:
         return None
     mask = read(record.mask_files[0]) if record.mask_files else Image(record.mask())

@@ -19,7 +19,7 @@ from torch import Tensor
 from gantk.catalog.contrasts import usual_contrast, words_of
 from gantk.data.dataset import Data
 from gantk.data.intensity import IntensityMapping
-from gantk.data.preparation import Record
+from gantk.data.preparation import Pair, Record
 from gantk.data.spread import spread
 from gantk.formats.files import is_image, is_volume
 from gantk.method import OTHER
@@ -38,6 +38,14 @@ GRAY_VALUES = "gray values"  # the unit of files that are not in Hounsfield unit
 HOUNSFIELD_BLACK = (
     -200.0
 )  # a scale with black below this is in Hounsfield units: fat ends at about -120
+
+
+def image_with_mask(pair: Pair, to: str) -> Record:
+    """The image of a pair whose lesion mask counts: the truth in domain `to` if it has one, else the
+    source.
+    """
+    truth = pair.get(to)
+    return truth if truth and truth.mask else pair[OTHER[to]]
 
 
 class RealImages:
@@ -154,9 +162,7 @@ class RealImages:
 
         tissue = self.data.intensity[to].tissue
         tissue_of_sources = self.data.intensity[OTHER[to]].tissue
-        masks = torch.stack(
-            [self._mask(pair[to] if pair[to].mask else pair[OTHER[to]]) for pair in pairs]
-        )
+        masks = torch.stack([self._mask(image_with_mask(pair, to)) for pair in pairs])
         return References(
             images,
             patients,

@@ -18,7 +18,7 @@ from gantk.formats.nifti import Nifti
 from gantk.formats.pictures import Picture
 from gantk.method import OTHER
 from gantk.metrics.evaluate import Tested
-from gantk.metrics.references import of_all_scans, units_of
+from gantk.metrics.references import image_with_mask, of_all_scans, units_of
 from gantk.metrics.table import MODEL, owners
 from gantk.report.figures import LESION
 from gantk.runs.results import Results, Score, StoredImage
@@ -65,7 +65,7 @@ def _keep_direction(
             letter = OTHER[one.to] if kind == "input" else one.to
             path = folder / f"{stem}-{kind}"
             units.append(_write(one.data, of_kind[place], letter, pair.get(letter), path))
-        mask = one.data.preparation.mask(truth if truth and truth.mask else source)
+        mask = one.data.preparation.mask(image_with_mask(pair, one.to))
         if mask is not None:
             _write_nifti(one.data, mask > 0.5, folder / f"{stem}-{LESION}")
         yield StoredImage(
