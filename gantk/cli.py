@@ -526,7 +526,7 @@ def evaluate(
 ) -> None:
     """Score RUN on its held-out test images, or a folder of images against the truth.
 
-    The result is a table with the best baseline for each score. metrics.json and the report have
+    The result is a table with the strongest baseline for each score. metrics.json and the report have
     all details.
 
     With --data, RUN and OTHER models are scored on whole files of other pairs of their domains, on

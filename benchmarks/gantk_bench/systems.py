@@ -201,7 +201,7 @@ def _worst(verdicts: Iterable[Verdict]) -> Judgement:
     if not judged:
         return Judgement()
     worst = min(judged, key=lambda each: TONES.index(tone_of(each)))
-    return Judgement(verdict_words(worst), tone_of(worst))
+    return Judgement(verdict_words(worst, "the best baseline"), tone_of(worst))
 
 
 def systems(rows: Iterable[Row]) -> list[System]:

@@ -43,8 +43,8 @@ BASELINES = {
     ),
     "intensity_map": (
         "a simple intensity map",
-        "The best replacement of each gray value by another one. It is fitted on registered training"
-        " pairs, which an unpaired method never sees.",
+        "Each gray value of the input becomes the mean one that it has in registered pairs of other"
+        " patients, which an unpaired method never sees.",
     ),
     "real_split": (
         "other real images",
@@ -131,6 +131,11 @@ def short_metric_name(score: str) -> str:
         abbreviation = name.rpartition("(")[2].removesuffix(")")
         short = f"{abbreviation} {rest}".rstrip()
     return f"{short} in the {region}" if region else short
+
+
+def unit_words(unit: str) -> str:
+    """A unit behind the name of a score: `of range 2`, from black to white, is `gray range 2`."""
+    return unit.replace("of range", "gray range")
 
 
 LESION_CONTRAST = (

@@ -16,6 +16,7 @@ from gantk.errors import UserError, count_noun
 from gantk.metrics.names import (
     AFTER_POSTS,
     CEILING,
+    FOREGROUND,
     baseline_words,
     join_words,
     metric_words,
@@ -25,7 +26,6 @@ from gantk.metrics.names import (
     title_of,
 )
 from gantk.metrics.verdict import (
-    BEST_BASELINE,
     SHORT_WORDS,
     TONES,
     Tone,
@@ -53,7 +53,7 @@ TABLE_COLUMNS = {
     "value": "value",
     "95 % interval": "interval",
     "sample": "sample",
-    "best baseline": "baseline",
+    "baseline": "baseline",
     "which": "baseline_name",
 }
 FROM_NOISE = ("image", "image_post")  # images from noise, and the same after post-steps
@@ -155,21 +155,21 @@ def _difference(
 
 
 def main_rows(results: Results) -> list[Row]:
-    """The rows that a table shows first and the sentence speaks of: of the foreground only those that
-    are worse than the whole image's, by the verdict or by some dB, which black air adds to PSNR.
+    """The rows that a table shows first and the sentence speaks of: of the foreground only those whose
+    verdict is not that of the whole image, or that are worse by some dB, which black air adds to PSNR.
     """
     rows = score_rows(results)
-    of_scores = {(row.key, row.metric): TONES.index(row.tone) for row in rows}
+    tones = {(row.key, row.metric): row.tone for row in rows}
 
-    def is_worse(row: Row) -> bool:
+    def is_apart(row: Row) -> bool:
         plain = split_region(row.metric)[0]
         own = results.metrics[row.key][row.metric]
         whole = results.metrics[row.key].get(plain, own)
         if own.unit == "dB" and (whole.value or 0.0) - (own.value or math.inf) >= MIN_GAP:
             return True
-        return TONES.index(row.tone) < of_scores.get((row.key, plain), math.inf)
+        return row.tone not in ("", tones.get((row.key, plain), row.tone))
 
-    return [row for row in rows if row.region != "foreground" or is_worse(row)]
+    return [row for row in rows if row.region != "foreground" or is_apart(row)]
 
 
 def result_sentence(results: Results, *, unseen: bool = True) -> str:
@@ -214,14 +214,17 @@ def _verdicts_in_words(results: Results, rows: Sequence[Row]) -> Iterator[str]:
     """
     groups = defaultdict(list)
     for row in rows:
-        groups[row.tone, row.baseline_name if row.tone == "bad" else BEST_BASELINE].append(row)
+        groups[row.tone, row.baseline_name].append(row)
 
     directions = len({row.key for row in rows})
     for (_, rival), own in groups.items():
         figures: dict[str, list[str]] = defaultdict(list)
         for row in own:
-            gain = f"{row.name} {row.difference} {row.difference_interval}"
-            figures[row.direction].append(gain.strip())
+            gain = f"{row.name} {row.difference} {row.difference_interval}".strip()
+            inside = results.verdict_of(row.key, row.metric + FOREGROUND)
+            if row.tone == "bad" and inside.better:
+                gain += f", but {SHORT_WORDS[tone_of(inside)]} in the foreground"
+            figures[row.direction].append(gain)
         subject = f"{join_words([*figures])} {'is' if len(figures) == 1 else 'are'}"
         texts = [", ".join(gains) for gains in figures.values()]
         if directions > MAX_NAMED_DIRECTIONS:
@@ -230,9 +233,6 @@ def _verdicts_in_words(results: Results, rows: Sequence[Row]) -> Iterator[str]:
             texts = [
                 f"{name} in {n} of {directions} directions".strip() for name, n in counts.items()
             ]
-        if rival == BEST_BASELINE:
-            names = [*dict.fromkeys(row.baseline_name for row in own)]
-            rival += f"{'s' if len(names) > 1 else ''}, {join_words(names)}"
         verdicts = [results.verdict_of(row.key, row.metric) for row in own]
         worst = verdict_words(max(verdicts, key=deciding_p), f"{rival} ({'; '.join(texts)})")
         yield f"{subject} {worst}"

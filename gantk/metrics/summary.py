@@ -16,9 +16,13 @@ from gantk.metrics.names import (
     CEILING,
     FEATURES,
     FOREGROUND,
+    baseline_words,
+    baselines,
     join_words,
+    needs_pairs,
     short_metric_name,
     title_of,
+    unit_words,
 )
 from gantk.metrics.rows import (
     FROM_NOISE,
@@ -80,16 +84,18 @@ def summary_lines(results: Results, said: Collection[str] = ()) -> Iterator[str]
     if sentence:
         yield with_label("warning" if result_tone(results) == "bad" else "result", sentence)
 
-    yield from _table(returned_rows(results))  # the report has all
-    needs_pairs = pairs_sentence(results)
-    if needs_pairs:
-        yield with_label("note", needs_pairs)
+    rows = returned_rows(results)  # the report has all
+    yield from _table(rows)
+    yield from _baselines(results, {row.baseline_name for row in rows if row.tone})
+    without_pairs = pairs_sentence(results)
+    if without_pairs:
+        yield with_label("note", without_pairs)
 
     yield from _remarks(results)
 
 
 def _table(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield a table of scores, which baselines stand in it, and what some scores mean."""
+    """Yield a table of scores, and what some scores mean."""
     meanings = [*_meanings(rows)]
     above = ""
     for row in rows:
@@ -100,7 +106,7 @@ def _table(rows: Sequence[Row]) -> Iterator[str]:
             row.value = row.value.removesuffix(f" {row.unit}")
             row.baseline = row.baseline.removesuffix(f" {row.unit}")
             row.difference = row.difference.replace(f" {row.unit}", "")
-            row.name += f", {row.unit.removeprefix('of ')}"
+            row.name += f", {unit_words(row.unit)}"
         row.difference = f"{row.difference} {row.difference_interval}".rstrip()
         row.interval = row.interval or NO_VALUE
     names = dict.fromkeys(row.baseline_name for row in rows if row.tone)
@@ -108,9 +114,21 @@ def _table(rows: Sequence[Row]) -> Iterator[str]:
         columns = BESIDE_BASELINES if names else WITHOUT_BASELINES
         cells = [tuple(getattr(row, column) for column in columns) for row in rows]
         yield TextTable(tuple(columns.values()), cells, [COLOURS[row.tone] for row in rows])
-    if names:
-        yield with_label("baseline", f"the best for each score: {join_words([*names])}")
     yield from meanings
+
+
+def _baselines(results: Results, shown: Collection[str]) -> Iterator[str]:
+    """Yield of which baselines the table has the strongest, and what those that it shows learn from
+    pairs.
+    """
+    scored = [baseline for baseline in results.baselines if baseline != CEILING]
+    if shown:
+        which = "the strongest for each score of " if len(scored) > 1 else ""
+        yield with_label("baseline", which + join_words([*map(baseline_words, scored)]))
+    for baseline in filter(needs_pairs, scored):
+        name, meaning = baselines().get(baseline, ("", ""))
+        if meaning and name in shown:
+            yield with_label("note", f"{name}: {meaning}")
 
 
 def _meanings(rows: Sequence[Row]) -> Iterator[str]:

@@ -12,7 +12,6 @@ from gantk.runs.results import Verdict
 Tone = Literal["good", "near", "bad", ""]
 TONES: tuple[Tone, ...] = ("bad", "near", "good", "")  # the worst first
 SHORT_WORDS: dict[Tone, str] = {"good": "better", "near": "ahead", "bad": "not better", "": ""}
-BEST_BASELINE = "the best baseline"
 
 
 def tone_of(verdict: Verdict) -> Tone:
@@ -30,9 +29,9 @@ def tone_of(verdict: Verdict) -> Tone:
     return "good" if is_enough and p < SIGNIFICANCE else "near"
 
 
-def verdict_words(verdict: Verdict, rival: str = BEST_BASELINE) -> str:
-    """A verdict in words: `better than the best baseline`, `not better than the best baseline`,
-    `ahead of the best baseline, but this can be chance: 5 patients are too few, at least 6 are needed`.
+def verdict_words(verdict: Verdict, rival: str) -> str:
+    """A verdict in words: `better than pixel noise`, `not better than pixel noise`, `ahead of pixel noise,
+    but this can be chance: 5 patients are too few, at least 6 are needed`.
     """
     tone = tone_of(verdict)
     if not tone:

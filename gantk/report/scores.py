@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 import pandas as pd
 
 from gantk.metrics.comparing import SystemTest
-from gantk.metrics.names import baseline_words, join_words, region_of
+from gantk.metrics.names import baseline_words, join_words, region_of, unit_words
 from gantk.plugin.loader import registry
 from gantk.report.run_record import RunRecord
 from gantk.report.words import ARROW, direction_name, metric_name
@@ -109,7 +109,7 @@ def summary_latex(summary: pd.DataFrame, caution: str) -> str:
         samples = defaultdict(list)
         for metric, scores in grid.items():
             first = next(filter(None, scores))
-            head = metric_name(metric) + (f", {first.unit}" if first.unit else "")
+            head = metric_name(metric) + (f", {unit_words(first.unit)}" if first.unit else "")
             texts[head] = ["" if score is None else _cell(score, first) for score in scores]
             for sample in {score.sample() for score in scores if score}:
                 samples[sample].append(metric_name(metric))

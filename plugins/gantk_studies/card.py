@@ -23,7 +23,7 @@ LIMITS = (
 )
 STATISTICS = (
     "means over patients with 95 % intervals (bootstrap over patients); two-sided sign-flip tests"
-    " against the best baseline, corrected by Holm"
+    " against the baseline that is named, corrected by Holm"
 )
 MACHINE = ("cpu", "device", "threads", "ranks", "platform", "cuda", "driver")
 IN_PATHS = ("path", "table", "file", "start", "weights")  # options that may name patients

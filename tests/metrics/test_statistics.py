@@ -270,7 +270,7 @@ def test_every_verdict_is_tested(scored):
 
 def test_tests_are_reported(scored):
     words = Page(gantk.write_report(scored)).words
-    assert "best baseline" in words
+    assert "system baseline" in words
     assert "for all 4 comparisons" in words
 
 

@@ -451,8 +451,8 @@ def folds(tiny_run, tmp_path):
             3,
             [
                 "DualGAN (3 runs of one recipe), 0.0",
-                " M generator weights: On 6 unseen patients, T1 -> T2 is better than the best"
-                " baseline, the unchanged input (PSNR 14.00 dB better",
+                " M generator weights: On 6 unseen patients, T1 -> T2 is better than the"
+                " unchanged input (PSNR 14.00 dB better",
             ],
         ),
         (
