@@ -14,25 +14,17 @@ COUNT = click.IntRange(1, 100_000)
     section="Scale",
     place=3,
     examples=[
-        "gantk slurm dualgan_t1t2 --data SCANS --nodes 2 --gpus 4 --hours 8 > job.sh && sbatch job.sh",
+        "gantk slurm dualgan_t1t2 --data SCANS --nodes 2 --gpus 4 > job.sh && sbatch --time 8:00:00 job.sh",
     ],
 )
 @click.argument("what", metavar="RECIPE|RUN|SWEEP")
 @click.option("--nodes", type=COUNT, default=1, show_default=True, help="Machines.")
 @click.option(
-    "--gpus", type=click.IntRange(0, 64), default=1, show_default=True, help="GPUs on each node."
-)
-@click.option(
-    "--ranks", type=COUNT, help="Processes on each node. Default: one per GPU, or one without GPUs."
-)
-@click.option("--cpus", type=COUNT, help="Cores of each process. Default: set by the cluster.")
-@click.option(
-    "--hours",
-    type=click.FloatRange(0.1, 10_000),
-    help="Time limit of the job. Default: the limit of the partition.",
-)
-@click.option(
-    "--partition", metavar="P", help="Partition of the job. Default: the cluster's default."
+    "--gpus",
+    type=click.IntRange(0, 64),
+    default=1,
+    show_default=True,
+    help="GPUs on each node, each for one process.",
 )
 @data_option
 @set_option
@@ -51,6 +43,7 @@ def slurm_command(what, sweep, **options) -> None:
     The job trains a RECIPE, or resumes a RUN or a SWEEP (the folder of `gantk sweep`). A sweep uses
     Ray on every node. Two minutes before its time limit, or when it is preempted, the job writes a
     checkpoint, queues itself again and later resumes exactly there. A failed job is not restarted.
+    Time, partition and cores are sbatch's own options.
     """
     from gantk_cluster.slurm.script import job_script, sweep_words
 

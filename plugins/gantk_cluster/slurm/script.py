@@ -6,7 +6,6 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable
-from math import ceil
 from pathlib import Path
 
 from jinja2 import Environment
@@ -27,10 +26,6 @@ def job_script(
     *,
     nodes: int,
     gpus: int,
-    ranks: int | None,
-    cpus: int | None,
-    hours: float | None,
-    partition: str | None,
     data: str | None,
     set: Iterable[str],
     profile: str | None,
@@ -40,7 +35,7 @@ def job_script(
     """Return a job script that trains a recipe, or resumes a run or a sweep; UserError where an
     option is wrong.
 
-    `gpus` and `ranks` are per node, `cpus` per rank; `sweep` holds options of `gantk sweep`.
+    `gpus` are of each node; `sweep` holds options of `gantk sweep`.
     """
     words = [word for setting in set for word in ("--set", setting)]
     words += ["--data", data] if data else []
@@ -62,15 +57,7 @@ def job_script(
                 remedy=f"name another folder, or resume this one: gantk slurm {shlex.quote(out)}",
             )
 
-    _check_resources(sweeps, ranks, gpus)
     name = re.sub(r"[^\w.]+", "-", name)
-    minutes = ceil(60 * (hours or 0))
-    resources = {
-        "gpus-per-node": gpus,
-        "cpus-per-task": cpus,
-        "partition": partition,
-        "time": minutes and f"{minutes // 60}:{minutes % 60:02}:00",
-    }
     # every value is quoted
     environment = Environment(
         finalize=lambda value: shlex.quote(str(value)),
@@ -81,9 +68,8 @@ def job_script(
     return environment.from_string(TEMPLATE.read_text("utf-8")).render(
         name=name,
         nodes=nodes,
-        ranks=1 if sweeps else ranks or gpus or 1,
-        asked=resources.items(),
-        cpus=cpus,
+        gpus=gpus,
+        ranks=1 if sweeps else gpus or 1,
         out=out,
         new=f"runs/{name}-sweep" if sweeps else f"runs/{name}",
         words=words,
@@ -108,22 +94,6 @@ def _check_begun(folder: str, settings: Iterable[object], *, is_run: bool) -> No
     refuse_packed(run)
 
 
-def _check_resources(sweeps: bool, ranks: int | None, gpus: int) -> None:
-    """UserError where ranks or GPUs are not possible."""
-    if sweeps and ranks:
-        raise UserError(
-            "a sweep uses one Ray process on each node; --ranks cannot be set",
-            where="--ranks",
-            remedy="leave --ranks out",
-        )
-    if ranks and ranks > gpus > 0:
-        raise UserError(
-            f"each rank needs its own GPU, but {ranks} ranks share a node with {gpus} GPUs",
-            where="--ranks",
-            remedy="set --ranks to the number of GPUs, or --gpus 0 to train on CPUs",
-        )
-
-
 def sweep_words(recipe: str, text: str) -> list[str]:
     """Split the options of a sweep into words and check them with its command; UserError where they
     are wrong.
@@ -133,13 +103,5 @@ def sweep_words(recipe: str, text: str) -> list[str]:
     except ValueError:
         raise UserError(f"'{text}' has an unclosed quote", where="--sweep") from None
 
-    given = sweep_command.make_context("gantk sweep", [recipe, *words]).params
-    for name in ("out", "resume", "address", "data", "set", "profile"):
-        if given.get(name):
-            raise UserError(
-                f"--{name} cannot be set inside --sweep",
-                where="--sweep",
-                remedy=f"set --{name} outside, or leave it out",
-            )
-
+    sweep_command.make_context("gantk sweep", [recipe, *words])
     return words

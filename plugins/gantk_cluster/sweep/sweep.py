@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from gantk import checked_recipe
+from gantk import __version__, checked_recipe
 from gantk.catalog.tables import csv_text
 from gantk.errors import GantkError, Interrupted, UserError, argument, count_noun
 from gantk.files import lock_folder, make_folder, read_file, write_file
@@ -26,16 +26,13 @@ from gantk.runs.folder import new_folder
 from gantk.runs.results import Table
 from gantk.runs.schemas import read, read_needed
 from gantk.terminal import Say, stop_on_ctrl_c
-from gantk_cluster.cluster import Room, connect_cluster
-from gantk_cluster.sweep.trial import TRIAL_FILE, Trial, choice_of, train, trial_name
+from gantk_cluster.cluster import connect_cluster
+from gantk_cluster.sweep.trial import SWEEP_FILE, TRIAL_FILE, Trial, choice_of, train, trial_name
 
 EXAMPLES = "KEY=0.5..5, KEY=1e-4..4e-4:log (above 0), KEY=2..8 (whole numbers), KEY=ls,bce"
 NUMBER = r"([-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)"
 RANGE = re.compile(rf"{NUMBER}\.\.{NUMBER}(:log)?")
-SCHEDULERS = ("asha", "none")
-TRIALS = 20
 RUNGS = 9  # checkpoints of a trial, unless its recipe saves more often
-SWEEP_FILE = "sweep.json"
 COLUMNS = ("trial", "score", "step", "error")  # of the table, before the settings
 
 
@@ -45,22 +42,16 @@ class Sweep(Table):
     name: str
     recipe: dict[str, Any]
     space: list[str]
-    scheduler: Literal[SCHEDULERS]
     steps: int
     trials: int
-    hours: float | None = None
     device: str | None = None
-    cpus: int
-    gpus: float | None = None
 
 
 def sweep(
     recipe: Any = None,
     space: Iterable[str] = (),
     *,
-    trials: int | None = None,
-    hours: float | None = None,
-    scheduler: str = "asha",
+    trials: int = 20,
     address: str | None = None,
     resume: str | Path | None = None,
     out: str | Path | None = None,
@@ -68,15 +59,12 @@ def sweep(
     set: Settings = (),
     profile: str | None = None,
     device: str | None = None,
-    cpus: int = 1,
-    gpus: float | None = None,
     say: Say = print,
 ) -> Path:
     """Train a recipe many times with settings drawn from a search space, and write the best recipe.
 
     `gantk sweep --help` says what the options are; `space` is as in `axes_of`, `address` as in
-    `connect_cluster`. "asha" is of Li et al. (2018). "none" trains each combination of listed values once.
-    Returns the folder: trials/*, each a run; best.toml, sweep.csv.
+    `connect_cluster`. The scheduler is ASHA (Li et al. 2018). Returns the folder: trials/*, each a run; best.toml, sweep.csv.
     """
     folder = Path(resume or out) if resume or out else None
     if (recipe is None) == (resume is None) or (resume is not None and space):
@@ -90,8 +78,8 @@ def sweep(
         asked = _saved_settings(folder)
     else:
         loaded, model = checked_recipe(recipe, data, set, profile)
-        asked = _shared_settings(loaded, model, list(space), scheduler, trials)
-        asked |= {"hours": hours, "device": device, "cpus": cpus, "gpus": gpus}
+        asked = _shared_settings(loaded, model, list(space))
+        asked |= {"trials": trials, "device": device}
         # of a sweep that was killed before it wrote its settings there are hidden files
         if folder and any(folder.glob("[!.]*")):
             raise UserError(
@@ -100,14 +88,15 @@ def sweep(
                 remedy=f"name a new folder, or resume with: gantk sweep --resume {argument(folder)}",
             )
 
-    with connect_cluster(address, asked["cpus"], asked["device"], folder or Path("runs")) as room:
+    with connect_cluster(address, asked["device"]) as use_gpu:
         if folder is None:
             name = f"{asked['name']}-sweep-{datetime.now():%Y%m%d-%H%M%S}"
             folder = new_folder(Path("runs") / name)
         make_folder(folder)
         with lock_folder(folder):
             write_file(folder / SWEEP_FILE, (json.dumps(asked, indent=1) + "\n").encode())
-            ended = _fit(room, asked | {"folder": str(folder.absolute()), "here": os.getcwd()}, say)
+            where = {"folder": str(folder.absolute()), "here": os.getcwd(), "gantk": __version__}
+            ended = _fit(use_gpu, asked | where, say)
             rows, rule = write_table(folder)
 
     if not ended:
@@ -140,9 +129,7 @@ def _say_results(folder: Path, rows: list[dict[str, Any]], rule: str, say: Say) 
     say(f"table    {folder / 'sweep.csv'}")
 
 
-def _shared_settings(
-    loaded: Any, model: Any, space: list[str], scheduler: str, trials: int | None
-) -> dict[str, Any]:
+def _shared_settings(loaded: Any, model: Any, space: list[str]) -> dict[str, Any]:
     """Returns what all trials share; raises UserError where the recipe does not accept an end of an
     axis.
     """
@@ -161,17 +148,15 @@ def _shared_settings(
     every = min(model.train.save_every, max(steps // RUNGS, 1))
     log_every = min(model.train.log_every, max(every // 5, 1))
     compared = {"train.save_every": every, "train.log_every": log_every}
-    shared = {
+    return {
         "name": loaded.name,
         "recipe": loaded.override(compared).tables,
         "space": space,
-        "scheduler": scheduler,
         "steps": steps,
     }
-    return shared | {"trials": trials or combinations(shared) or TRIALS}
 
 
-def _fit(room: Room, asked: dict[str, Any], say: Say) -> bool:
+def _fit(use_gpu: bool, asked: dict[str, Any], say: Say) -> bool:
     """Train all trials; returns False where the sweep was interrupted."""
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
@@ -184,10 +169,11 @@ def _fit(room: Room, asked: dict[str, Any], say: Say) -> bool:
         """Prints a line for each trial that ended and for each lost worker; stops Tune after Ctrl-C."""
 
         def on_trial_complete(self, iteration, trials, trial, **info):
+            name = trial_name(trial.trial_id)
             rows, _ = write_table(Path(asked["folder"]))
-            for row in rows:
-                if row["trial"] == trial_name(trial.trial_id):
-                    say(f"trial    {_in_words(row)}")
+            row = next((row for row in rows if row["trial"] == name), None)
+            # a node that does not see the folder writes nothing into it
+            say(f"trial    {_in_words(row) if row else f'{name}: {trial.get_error()}'}")
 
         on_trial_error = on_trial_complete
 
@@ -199,20 +185,12 @@ def _fit(room: Room, asked: dict[str, Any], say: Say) -> bool:
             if stopped:
                 signal.raise_signal(signal.SIGUSR1)  # Tune saves its state and stops
 
-    gpus = float(room.use_gpu) if asked["gpus"] is None else asked["gpus"]
-    if gpus > room.gpus:
-        raise UserError(
-            f"no node has the {gpus:g} GPUs that a trial needs",
-            where="--gpus",
-            allowed=f"up to {room.gpus}",
-        )
-
     trials = count_noun(asked["trials"], "trial")
-    say(f"cluster  {room}")
-    say(f"sweep    {asked['name']}: {trials} of {steps} steps, {asked['scheduler']}")
+    say(
+        f"sweep    {asked['name']}: {trials} of {steps} steps, {'a GPU' if use_gpu else 'a core'} each"
+    )
     say(f"folder   {asked['folder']}")
     axes = axes_of(asked["space"])
-    grid = asked["trials"] == combinations(asked)
     seed = asked["recipe"].get("train", {}).get("seed", 0)
     logging.getLogger("ray").setLevel(logging.CRITICAL)  # `Lines` reports lost workers
     with stop_on_ctrl_c() as stopped:
@@ -221,14 +199,13 @@ def _fit(room: Room, asked: dict[str, Any], say: Say) -> bool:
             name="ray",
             storage_path=asked["folder"],
             resume="AUTO+ERRORED",  # where it was stopped, trials that failed too
-            config={axis.key: axis.domain(tune, listed=grid) for axis in axes},
+            config={axis.key: axis.domain(tune) for axis in axes},
             metric="loss",
             mode="min",
-            num_samples=1 if grid else asked["trials"],
-            scheduler=asha if asked["scheduler"] == "asha" else None,
+            num_samples=asked["trials"],
+            scheduler=asha,
             search_alg=BasicVariantGenerator(random_state=seed),
-            time_budget_s=asked["hours"] and 3600 * asked["hours"],
-            resources_per_trial={"cpu": room.threads, "gpu": gpus},
+            resources_per_trial={"cpu": 1, "gpu": int(use_gpu)},
             reuse_actors=True,
             max_failures=3,
             raise_on_failed_trial=False,
@@ -290,24 +267,12 @@ class Axis:
     ends: tuple[Any, ...]
     sampler: str = "choice"  # of Ray Tune: choice, uniform, loguniform, randint or lograndint
 
-    def domain(self, tune: Any, listed: bool = False) -> Any:
-        """The Ray Tune sampler of this axis; `listed`: each choice in turn."""
-        if listed:
-            return tune.grid_search(list(self.ends))
+    def domain(self, tune: Any) -> Any:
+        """The Ray Tune sampler of this axis."""
         if self.sampler == "choice":
             return tune.choice(self.ends)
         low, high = self.ends
         return getattr(tune, self.sampler)(low, high + isinstance(high, int))
-
-
-def combinations(asked: dict[str, Any]) -> int:
-    """How many trials have each combination of listed values once; 0 where a scheduler chooses, or
-    an axis is a range.
-    """
-    axes = axes_of(asked["space"])
-    if asked["scheduler"] != "none" or any(axis.sampler != "choice" for axis in axes):
-        return 0
-    return math.prod(len(axis.ends) for axis in axes)
 
 
 def axes_of(space: Iterable[str]) -> list[Axis]:

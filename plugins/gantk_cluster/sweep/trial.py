@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from gantk import resume, run
+from gantk import __version__, resume, run
 from gantk.errors import GantkError, UserError, one_line
 from gantk.files import append_to_file, lock_folder, make_folder, write_file
 from gantk.machine.runtime import ALONE
@@ -21,6 +21,7 @@ from gantk.runs.schemas import read_needed
 from gantk_cluster import REPORTING
 
 LOSS_WITHOUT_SCORE = 1e30  # the loss of a trial without a score
+SWEEP_FILE = "sweep.json"  # in the sweep's folder: what all trials share
 TRIAL_FILE = "trial.json"  # in a trial's run folder: its settings, and why it failed
 LOG_FILE = "output.txt"  # in a trial's run folder: what its training says
 
@@ -40,6 +41,7 @@ def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
     """
     from ray import tune
 
+    expect_same_node(Path(asked["folder"]), asked["gantk"])
     os.chdir(asked["here"])
     os.environ |= ALONE
     trial = Path(asked["folder"]) / "trials" / trial_name(tune.get_context().get_trial_id())
@@ -72,6 +74,15 @@ def train(config: dict[str, Any], asked: dict[str, Any]) -> None:
         )
     finally:
         del REPORTING[trial]
+
+
+def expect_same_node(folder: Path, version: str) -> None:
+    """GantkError where this node does not see the sweep's folder, or has another gantk."""
+    name = f"the node {os.uname().nodename}"
+    if not (folder / SWEEP_FILE).is_file():
+        raise GantkError(f"{name} does not see '{folder}': name a folder that all nodes see")
+    if version != __version__:
+        raise GantkError(f"{name} has gantk {__version__}, the sweep has {version}")
 
 
 def trial_name(trial_id: str) -> str:

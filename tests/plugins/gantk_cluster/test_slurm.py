@@ -97,7 +97,7 @@ def test_a_stopped_job_ends_with_an_undisturbed_ones_weights(
 ):
     recipe = recipe_file(tiny_recipe, tmp_path)
     out = tmp_path / "a 'b' \"$c\" `d`"
-    script = gantk("slurm", recipe, "--gpus", 0, "--ranks", ranks, "--out", out).out
+    script = gantk("slurm", recipe, "--gpus", 0, "--out", out).out
     code, again, said = sbatch(
         script, tmp_path, ranks, PYTHONPATH=str(add_plugin("middle", "middle", MIDDLE))
     )
@@ -143,8 +143,6 @@ def test_slurm_sweep_uses_all_nodes_and_resumes(gantk, tiny_run, tmp_path):
         3,
         "--gpus",
         2,
-        "--cpus",
-        6,
         "--set",
         "train.steps=9",
         "--sweep",
@@ -152,18 +150,19 @@ def test_slurm_sweep_uses_all_nodes_and_resumes(gantk, tiny_run, tmp_path):
     ]
     script = gantk("slurm", "dualgan_t1t2", *asked).out
     new = """ || sweep=(dualgan_t1t2 --set train.steps=9 --space 'a=1, 2' --trials 4 --out "$out")\n"""
-    ray = """bash -c "$head" "$first/$port" ray symmetric-run --address "$first:$port" --min-nodes 3 --num-cpus=6 """
+    ray = """bash -c "$head" "$first/$port" ray symmetric-run --address "$first:$port" --min-nodes 3 ${SLURM_CPUS_PER_TASK:+--num-cpus=$SLURM_CPUS_PER_TASK} """
     sweep = """-- gantk sweep "${sweep[@]}" --address auto &\n"""
 
     assert new in script
-    assert f"\nsrun --cpus-per-task=6 {ray}{sweep}" in script
+    cores = "${SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK}"
+    assert f"\nsrun {cores} \\\n{ray}{sweep}" in script
     assert "--ntasks-per-node=1\n" in script
     assert " GRPC_DNS_RESOLVER=native\n" in script
     (tmp_path / "sweep.json").write_text("{}", "utf-8")
     assert (resumed := gantk("slurm", tmp_path).out).count("sweep=(") == 1
     assert 'sweep=(--resume "$out")' in resumed
     assert f"\nout={tiny_run}\n" in (again := gantk("slurm", tiny_run).out)
-    assert '\nsrun gantk resume "$out" &' in again
+    assert f'\nsrun {cores} \\\ngantk resume "$out" &' in again
     assert not any(
         subprocess.run(["bash", "-n"], input=text, text=True).returncode for text in (script, again)
     )
@@ -182,13 +181,11 @@ WRONG = {
     "RUN --out a": "--out",
 }
 WRONG |= {
-    "t1t2 --gpus 2 --ranks 4": "--ranks",
     "t1t2 --out RUN": "slurm",
 }
 WRONG |= {
     't1t2 --sweep "\'"': "quote",
     "t1t2 --sweep --trails=4": "--trials",
-    "t1t2 --sweep '' --ranks 2": "--ranks",
 }
 
 

@@ -17,11 +17,12 @@ from tiny import TINY, read_json, same_weights, weights_of, write_json, write_to
 
 import gantk
 from gantk import __version__ as version
-from gantk.errors import UserError
+from gantk.errors import GantkError, UserError
 from gantk.files import make_folder, temporary_beside, write_file
 from gantk_cluster import cluster as ray_cluster
 from gantk_cluster.sweep import sweep as sweeping
 from gantk_cluster.sweep.sweep import write_table
+from gantk_cluster.sweep.trial import expect_same_node
 
 STEPS = 24
 RECIPE = TINY | {"train": TINY["train"] | {"steps": STEPS, "save_every": 2, "sample_every": 100}}
@@ -37,10 +38,9 @@ def test_the_table_ranks_trials_by_best_checkpoint(tmp_path):
         "name": "tiny",
         "recipe": TINY,
         "space": SPACE,
-        "scheduler": "asha",
         "steps": 4,
     }
-    write_json(tmp_path / "sweep.json", asked | {"trials": 3, "cpus": 1})
+    write_json(tmp_path / "sweep.json", asked | {"trials": 3})
     for number, scores in enumerate([[3.0, 2.5], [9.0, 1.5], [None]]):
         run = tmp_path / "trials" / f"trial-{number:05}"
         run.mkdir(parents=True)
@@ -111,7 +111,7 @@ def test_sweep_survives_killed_workers_and_driver(tmp_path, recipe, monkeypatch)
     out = tmp_path / "out"
     log = tmp_path / "log"
     spaces = [word for space in SPACE for word in ("--space", space)]
-    asked = [recipe, *spaces, "--trials", 2, "--scheduler", "none", "--device", "cpu", "--out", out]
+    asked = [recipe, *spaces, "--trials", 2, "--device", "cpu", "--out", out]
     node = {"num_cpus": 1, "env_vars": SRUN}  # srun began Ray, whose workers are no ranks
     cluster = pytest.importorskip("ray.cluster_utils").Cluster(
         initialize_head=True, head_node_args=node | {"include_dashboard": False}
@@ -146,9 +146,7 @@ def test_ctrl_c_resumes_and_bad_trials_end_early(tmp_path, recipe):
     out = tmp_path / "out"
     log = tmp_path / "log"
     space = ["--space", "train.optimizer.lr=1e-8,1e-3,1e30,2e-3"]
-    driver = started(
-        recipe, *space, "--trials", 5, "--cpus", 2, "--out", out, "--device", "cpu", log=log
-    )
+    driver = started(recipe, *space, "--trials", 5, "--out", out, "--device", "cpu", log=log)
     until("step 6/24", log, driver, out)
     driver.send_signal(signal.SIGINT)
 
@@ -177,19 +175,13 @@ def test_a_sweep_killed_before_its_settings_begins_again(tmp_path, monkeypatch):
         sweeping.sweep(RECIPE, **options)
 
 
-def test_a_node_that_does_not_see_the_same_is_told_by_what(tmp_path, monkeypatch):
-    monkeypatch.setattr(ray_cluster, "FILE_DELAY_SECONDS", 0.0)
-    probe = tmp_path / "probe"
-    probe.write_text("0.0.9")
-    node = f"the node {os.uname().nodename}"
-
-    assert (
-        ray_cluster.unusable([str(tmp_path / "away"), str(probe)])
-        == f"{node} does not see '{tmp_path / 'away'}'"
-    )
-    assert ray_cluster.unusable([str(tmp_path), str(probe)]).endswith("this machine has 0.0.9")
-    probe.write_text(version)
-    assert ray_cluster.unusable([str(tmp_path), str(probe)]) == ""
+def test_a_node_that_does_not_see_the_same_is_told_by_what(tmp_path):
+    with pytest.raises(GantkError, match=f"does not see '{tmp_path}'"):
+        expect_same_node(tmp_path, version)
+    (tmp_path / "sweep.json").write_text("{}")
+    with pytest.raises(GantkError, match=r"the sweep has 0\.0\.9"):
+        expect_same_node(tmp_path, "0.0.9")
+    expect_same_node(tmp_path, version)
 
 
 def test_an_address_that_does_not_answer_is_an_error(gantk, tiny_file, monkeypatch):
