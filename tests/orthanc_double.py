@@ -1,6 +1,6 @@
 """A stand-in for the calls of Orthanc's REST interface that `gantk serve` uses, in this process.
 
-It keeps instances, metadata with ETags, changes and store jobs, as Orthanc 1.10 with CheckRevisions
+It keeps instances, metadata with ETags and changes, as Orthanc 1.10 with CheckRevisions
 and OverwriteInstances does. Time is that of the test: series become stable when it says so.
 """
 
@@ -48,7 +48,7 @@ class OrthancDouble(Orthanc):
         self.log: list[dict[str, Any]] = []
         self.stable: set[str] = set()
         self.updates: dict[str, int] = {}
-        self.jobs: dict[str, dict[str, Any]] = {}
+        self.refused = ""  # why the modalities take nothing
         self.sent: list[tuple[str, list[str]]] = []
         self.clock = itertools.count(1)
         self.numbers = itertools.count(1)
@@ -106,9 +106,6 @@ class OrthancDouble(Orthanc):
             found = {each["series"] for each in self.files.values() if each["uid"] == uid}
             return Answer([{"ID": each, "Type": "Series"} for each in sorted(found)])
         wanted = set(json["Resources"])
-        if json["Level"] == "Study":
-            studies = {each["study"] for each in self.files.values()}
-            return Answer([self._study(each) for each in sorted(wanted & studies)])
         series = {
             each["series"]
             for name, each in self.files.items()
@@ -124,9 +121,6 @@ class OrthancDouble(Orthanc):
 
     def get_series_instances(self, parts, **_):
         return Answer(self._instances(parts[1]))
-
-    def get_studies(self, parts, **_):
-        return Answer(self._study(parts[1]))
 
     def get_instances_file(self, parts, **_):
         if parts[1] not in self.files:
@@ -161,27 +155,13 @@ class OrthancDouble(Orthanc):
         self.log = [each for each in self.log if each["ID"] in known]
         return Answer({"RemainingAncestor": None})
 
-    def post_modalities_store(self, parts, json):
-        number = f"job-{next(self.numbers)}"
-        self.jobs[number] = {"State": "Running", "ErrorDescription": ""}
+    def post_modalities_store(self, parts, json, timeout):
+        if self.refused:
+            raise Refused(500, self.refused)
         self.sent.append((parts[1], json["Resources"]))
-        return Answer({"ID": number})
-
-    def get_jobs(self, parts, **_):
-        if parts[1] not in self.jobs:
-            raise Refused(404, "Unknown resource")
-        return Answer(self.jobs[parts[1]])
+        return Answer({"FailedInstancesCount": 0})
 
     # ---- what it keeps
-
-    def _study(self, study: str) -> dict[str, Any]:
-        """What it answers of a study."""
-        files = [each for each in self.files.values() if each["study"] == study]
-        return {
-            "ID": study,
-            "IsStable": {each["series"] for each in files} <= self.stable,
-            "PatientMainDicomTags": {"PatientID": files[0]["patient"]},
-        }
 
     def _keep(self, content: bytes) -> str:
         made = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=True)
@@ -195,7 +175,7 @@ class OrthancDouble(Orthanc):
             "study": study,
             "series": series,
             "uid": made.SeriesInstanceUID,
-            "patient": made.PatientID,
+            "modality": made.Modality,
             "uuid": f"file-{next(self.numbers)}",
             "tags": {
                 "SOPInstanceUID": made.SOPInstanceUID,
@@ -237,6 +217,7 @@ class OrthancDouble(Orthanc):
             "MainDicomTags": {
                 "SeriesInstanceUID": first["uid"],
                 "SeriesDescription": first["description"],
+                "Modality": first["modality"],
             },
             "Metadata": {"RemoteAET": "SCANNER"} | ({"4268": record.decode()} if record else {}),
         }

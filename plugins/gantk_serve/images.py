@@ -11,37 +11,16 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pydicom
 from pydicom.filereader import read_file_meta_info
 
 from gantk import __version__
-from gantk.catalog.contrasts import contrast_of_series
-from gantk.errors import UserError, join_first, raise_if_of_machine
+from gantk.errors import UserError, join_first
 from gantk.formats.files import outline, scans, series_format
 from gantk.inference.frame import FIT, FITS
 
 MAX_NUMBERS = 6  # instance numbers of a group that a reason names
-
-
-def facts_of(content: bytes, folder: Path) -> dict[str, Any]:
-    """Modality, description and contrast of an instance, and whether it is synthetic; "" where its
-    header cannot be read. The file is written into `folder`.
-    """
-    path = folder / "first.dcm"
-    path.write_bytes(content)
-    try:
-        header = series_format(path).describe(path)
-    except UserError as error:
-        raise_if_of_machine(error)
-        return {"modality": "", "description": "", "contrast": "", "synthetic": False}
-    return {
-        "modality": header.modality,
-        "description": next(filter(None, header.words), ""),
-        "contrast": contrast_of_series(header.modality, header.words),
-        "synthetic": header.no_scan == "a synthetic image",
-    }
 
 
 # ---- whether images belong together
@@ -77,11 +56,7 @@ def expect_one_acquisition(folder: Path) -> None:
 
 def _numbers(files: Iterable[Path]) -> str:
     """The instance numbers of files, which are their names."""
-    return instance_numbers(file.stem.removeprefix("instance ") for file in files)
-
-
-def instance_numbers(numbers: Iterable[str]) -> str:
-    """Instance numbers in words, the first few of them."""
+    numbers = [file.stem.removeprefix("instance ") for file in files]
     known = sorted(numbers, key=lambda text: (len(text), text))
     return f"instances {join_first(known, most=MAX_NUMBERS)}"
 

@@ -27,6 +27,7 @@ RECORD = 4268  # number of the metadata with a record; Orthanc leaves those from
 CHANGES_PER_CALL = 500
 RESOURCES_PER_CALL = 200
 TIMEOUT = (10.0, 120.0)  # seconds to connect, and between two parts of an answer
+SEND_TIMEOUT = (10.0, 3600.0)  # the latter until a modality has all images
 MAX_PASSWORD_BYTES = 4096
 MAX_CONFLICTS = 100  # writes of a record that others were quicker than
 STORED = ("Success", "AlreadyStored")  # what becomes of an image that Orthanc takes
@@ -79,7 +80,9 @@ class Changes(Answer):
 
 class SeriesTags(Answer):
     SeriesInstanceUID: str
+    Modality: str = ""
     SeriesDescription: str = ""
+    ProtocolName: str = ""
 
 
 class Series(Answer):
@@ -89,11 +92,6 @@ class Series(Answer):
     ParentStudy: Identifier
     MainDicomTags: SeriesTags
     Metadata: dict[str, str]
-
-
-class Study(Answer):
-    ID: Identifier
-    IsStable: bool
 
 
 class InstanceTags(Answer):
@@ -120,20 +118,15 @@ class Stored(Answer):
     Status: str
 
 
-class Started(Answer):
-    ID: Identifier
-
-
-class Job(Answer):
-    State: str
-    ErrorDescription: str
+class Sent(Answer):
+    FailedInstancesCount: int
 
 
 class Record(Answer):
     """What became of a series; gantk writes it."""
 
     outcome: str
-    sources: dict[str, str] = {}
+    state: str = ""
     attempts: int = 0
     worker: str = ""
     reason: str = ""
@@ -147,10 +140,8 @@ class Record(Answer):
 class SendingRecord(Record):
     """A record with the outcome "sending"."""
 
-    sources: dict[str, str] = Field(min_length=1)
     derived: list[str]
     send: list[str]
-    jobs: dict[str, str]
 
 
 @contextmanager
@@ -188,8 +179,9 @@ class Orthanc:
 
     def call(self, method: str, path: str, **options: Any) -> requests.Response:
         """One request."""
+        options = {"timeout": TIMEOUT} | options
         try:
-            answer = self.session.request(method, self.url + path, timeout=TIMEOUT, **options)
+            answer = self.session.request(method, self.url + path, **options)
         except (requests.RequestException, OSError) as error:
             raise Away(f"{self.url} does not answer ({type(error).__name__})") from None
         if not answer.ok:
@@ -264,16 +256,13 @@ class Orthanc:
         with unless_deleted():
             self.ask(dict[str, Any], "DELETE", f"/series/{series}")
 
-    def send(self, series: list[str], modality: str) -> str:
-        """Let Orthanc send series to a modality; returns the number of its job."""
-        asked = {"Resources": series, "Synchronous": False}
-        return self.ask(Started, "POST", f"/modalities/{modality}/store", json=asked)["ID"]
-
-    def job(self, number: str) -> Json | None:
-        """The state of a job; None where Orthanc does not know it any more."""
-        with unless_deleted():
-            return self.ask(Job, "GET", f"/jobs/{number}")
-        return None
+    def send(self, series: list[str], modality: str) -> None:
+        """Let Orthanc send series to a modality, and wait for it."""
+        asked = {"Resources": series, "Synchronous": True}
+        path = f"/modalities/{modality}/store"
+        failed = self.ask(Sent, "POST", path, json=asked, timeout=SEND_TIMEOUT)
+        if failed["FailedInstancesCount"]:
+            raise Refused(200, f"{failed['FailedInstancesCount']} images were not sent")
 
     def update_record(self, series: str, change: Callable[[Json], Json]) -> Json:
         """Replace the record of a series by `change` of it, and return it.

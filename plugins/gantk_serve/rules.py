@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from gantk.catalog.contrasts import one_word, same_contrast
+from gantk.catalog.contrasts import contrast_of_series, one_word, same_contrast
 from gantk.errors import reading_file
 from gantk.files import read_file
 from gantk.plugin import spec
@@ -49,18 +49,15 @@ class WhenTable(spec.Table):
 
 
 class RuleTable(spec.Table):
-    """What is done with a series, or with a study."""
+    """What is done with a series."""
 
     when: WhenTable = WhenTable()  # the series that it is for; all if it is missing
     model: str  # a name that `gantk models` lists, or a run folder
-    to: str = ""  # the domain to make; "": the model's second, or contrasts that a study lacks
+    to: str = ""  # the domain to make; "": the model's second
     label: str = ""  # the class, for a model with classes
     send: list[str] | str = []  # Orthanc's modalities that get the derived series
     # how well a series must fit the training data of the model; others are refused
     fits: Literal["yes", "partly", "no"] = "no"
-    # "series": each series that matches by itself; "study": all of a study's together, for models
-    # of several contrasts
-    each: Literal["series", "study"] = "series"
 
     @property
     def modalities(self) -> list[str]:
@@ -94,9 +91,22 @@ def load_rules(path: Path) -> Rules:
     return rules
 
 
-def first_match(rules: Sequence[RuleTable], facts: Mapping[str, Any]) -> int | None:
-    """The number of the first rule that a series matches."""
-    return next((n for n, rule in enumerate(rules) if matches(rule.when, facts)), None)
+def first_match(rules: Sequence[RuleTable], facts: Mapping[str, str]) -> RuleTable | None:
+    """The first rule that a series matches."""
+    return next((rule for rule in rules if matches(rule.when, facts)), None)
+
+
+def facts_of(series: Mapping[str, Any]) -> dict[str, str]:
+    """Modality, description, contrast and sender of a series, by what Orthanc knows of it."""
+    tags = series["MainDicomTags"]
+    modality = tags.get("Modality", "")
+    words = (tags.get("SeriesDescription", ""), tags.get("ProtocolName", ""))
+    return {
+        "modality": modality,
+        "description": words[0] or words[1],
+        "contrast": contrast_of_series(modality, words),
+        "sender": series["Metadata"].get("RemoteAET", ""),
+    }
 
 
 def matches(when: WhenTable, facts: Mapping[str, Any]) -> bool:

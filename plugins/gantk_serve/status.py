@@ -52,11 +52,10 @@ def tables_of(status: Json) -> Iterator[Table]:
 
 
 def series_outcomes(orthanc: Orthanc) -> Iterator[Json]:
-    """What became of each series, or group of a study's series, that was not made by gantk."""
+    """What became of each series that was not made by gantk."""
     for series in orthanc.series(orthanc.ask(list[str], "GET", "/series")):
         record = record_of(series)
-        sources = record.get("sources") or {series["ID"]: ""}
-        if record.get("outcome") == "derived" or min(sources) != series["ID"]:
+        if record.get("outcome") == "derived":
             continue
         yield {
             "series": series["ID"],

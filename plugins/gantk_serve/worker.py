@@ -9,7 +9,8 @@ A series passes these outcomes:
 
 1. translating: a worker has begun; `attempts` counts how often.
 2. posting: `derived` names all series that may have been made of it, before they are stored.
-3. sending: they are stored; `send` names the modalities that do not have them yet.
+3. sending: they are stored; `send` names the modalities that do not have them yet. Orthanc sends,
+   and the worker waits for it.
 4. done; or refused, failed, left out, each with a reason.
 
 What cannot be done now, such as on a full disk, is waiting.
@@ -45,6 +46,7 @@ from gantk.errors import (
     one_line,
 )
 from gantk.files import lock_folder, make_folder, restrict
+from gantk.formats.image import MARK
 from gantk.terminal import Say
 from gantk_serve.mark import ChangeMark
 from gantk_serve.orthanc import (
@@ -53,24 +55,20 @@ from gantk_serve.orthanc import (
     Json,
     Orthanc,
     Refused,
-    Study,
     WrongAnswer,
     connect,
     record_of,
     unless_deleted,
 )
-from gantk_serve.rules import Rules, RuleTable, first_match, load_rules
+from gantk_serve.rules import Rules, RuleTable, facts_of, first_match, load_rules
 
 FOLLOWED = ("NewInstance", "StableSeries", "UpdatedMetadata")  # kinds of changes
 SETTLED = ("done", "refused", "failed", "left out")  # outcomes that are the last
 WORK = "work"  # folder of a translation
 POLL_SECONDS = 0.2  # between two looks at the changes
 WORK_SECONDS = 5.0  # after which a worker that has much to do looks at the changes
-FIRST_WAIT_SECONDS = 2.0  # until a second try; each further one waits twice as long
-MAX_WAIT_SECONDS = 600.0
-MAX_JOBS = 4  # of Orthanc at a time, which remembers the last ten that have ended
+RETRY_SECONDS = 30.0  # until another try
 MAX_ATTEMPTS = 10  # translations that end the worker, after which a series has failed
-TRIED_HEADERS = 5  # of a series, some of which may be damaged
 MAX_REASON = 400  # characters
 
 
@@ -86,33 +84,29 @@ class Waiting:
     stable: str = ""  # when Orthanc last called it stable
     update: str = ""  # when it got its last instance
     seen: float = 0.0  # when this was seen first
-    failures: int = 0  # in a row
     ready: float = 0.0  # when it may be tried again
-    looked: str = ""  # `update` when it was last looked at
 
     def delay(self) -> None:
-        """Let it wait, longer after each failure."""
-        self.failures += 1
-        self.ready = time.monotonic() + wait_seconds(self.failures)
+        """Let it wait after a failure."""
+        self.ready = time.monotonic() + RETRY_SECONDS
 
 
 @dataclass(frozen=True)
 class Source:
-    """What one translation is made of: a series, or those of a study that one rule is for."""
+    """What one translation is made of."""
 
-    rule: RuleTable
-    series: list[Json]  # as of `Orthanc.series`
-    instances: dict[str, list[Json]]  # of each series
-
-    @property
-    def names(self) -> list[str]:
-        """The identifiers of the series, sorted; the first one stands for all."""
-        return sorted(self.instances)
+    series: Json  # as of `Orthanc.series`
+    instances: list[Json]
 
     @property
-    def states(self) -> dict[str, str]:
-        """The state of each series, which another instance changes."""
-        return {name: state_of(found) for name, found in self.instances.items()}
+    def name(self) -> str:
+        """The identifier of the series."""
+        return self.series["ID"]
+
+    @property
+    def state(self) -> str:
+        """The state of the series, which another instance changes."""
+        return state_of(self.instances)
 
 
 class Worker:
@@ -126,10 +120,8 @@ class Worker:
         self.mark = ChangeMark(self.folder)
         self.name = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.waiting: dict[str, Waiting] = {}
-        self.sending: dict[str, Json] = {}  # the records of those that are sent, see `_settle`
         self.stopping = Event()
         self.model = lru_cache(maxsize=2)(self._load)  # (model, identity) by name or folder
-        self.facts = lru_cache(maxsize=1000)(self._read_facts)
 
     def _load(self, model: str) -> tuple[Any, dict[str, str]]:
         from gantk import load
@@ -140,18 +132,15 @@ class Worker:
     def run(self) -> None:
         """Work until `stopping` is set. Where Orthanc is away, wait for it."""
         self._clear()  # those of a killed worker
-        failures = 0
         while not self.stopping.is_set():
             try:
                 self.step()
             except (Away, Refused, OSError) as error:
                 if isinstance(error, OSError) and not may_pass(error):
                     raise  # the worker's own folder is broken
-                failures += 1
                 self.log("waiting", reason=self._reason(error))
-                self.stopping.wait(wait_seconds(failures))
+                self.stopping.wait(RETRY_SECONDS)
             else:
-                failures = 0
                 self.stopping.wait(POLL_SECONDS)
 
     def step(self) -> None:
@@ -171,7 +160,6 @@ class Worker:
             self.mark.read = 0
             self.mark.last = {}
             self.waiting.clear()
-            self.sending.clear()
 
         done = False
         while not done:
@@ -193,7 +181,6 @@ class Worker:
         for name in [*self.waiting]:
             if name not in found or record_of(found[name]).get("outcome") == "derived":
                 del self.waiting[name]  # it was deleted, or is one of ours
-                self.sending.pop(name, None)
                 found.pop(name, None)
 
         end = time.monotonic() + WORK_SECONDS
@@ -202,8 +189,6 @@ class Worker:
                 break
             if self._is_due(series):
                 self._try(series["ID"])
-                self._watch_sending()
-        self._watch_sending()
 
     def _order(self, series: Json) -> tuple[bool, int, int]:
         """First those at which no other worker is; among them, last those that have ended one."""
@@ -223,8 +208,6 @@ class Worker:
         if waiting.update != series["LastUpdate"]:
             waiting.update = series["LastUpdate"]
             waiting.seen = now
-        if series["ID"] in self.sending and waiting.looked == waiting.update:
-            return False  # `_watch_sending` looks after it
         announced = waiting.stable >= series["LastUpdate"]
         quiet = now - waiting.seen >= self.rules.service.quiet
         return series["IsStable"] and (announced or quiet) and now >= waiting.ready
@@ -232,7 +215,6 @@ class Worker:
     def _try(self, name: str) -> None:
         """Do what is next for a series; what cannot be done now is tried again later."""
         waiting = self.waiting[name]
-        waiting.looked = waiting.update
         try:
             if self._advance(name):
                 del self.waiting[name]
@@ -274,80 +256,35 @@ class Worker:
         if record.get("outcome") == "derived":  # since the changes were read
             return True
         instances = self.orthanc.instances(name)
-        if record.get("sources", {}).get(name) == state_of(instances):
+        source = Source(series, instances)
+        if record.get("state") == source.state:
             if record["outcome"] in SETTLED:
                 return True
             if record["outcome"] == "sending":
-                lead = min(record["sources"])
-                if lead == name:
-                    self.sending[name] = record
-                return lead != name
+                return self._send(source, record)
 
-        number, reason = self._rule(series, instances)
-        if number is None:
-            self._settle({name: state_of(instances)}, "left out", reason)
+        description = series["MainDicomTags"].get("SeriesDescription", "")
+        if description.endswith(MARK):  # a result that a PACS sends back
+            self._settle(source, "left out", "it is synthetic")
             return True
-        source = self._source(number, series, instances)
-        if source is not None:
-            self._translate(source)
+        rule = first_match(self.rules.rules, facts_of(series))
+        if rule is None:
+            self._settle(source, "left out", "no rule is for it")
+            return True
+        self._translate(rule, source)
         return False
-
-    def _rule(self, series: Json, instances: list[Json]) -> tuple[int | None, str]:
-        """The number of the rule for a series; None and the reason where there is none."""
-        facts = self._facts(series, instances)
-        if facts["synthetic"]:  # else a result that a PACS sends back would be translated
-            return None, "it is synthetic"
-        return first_match(self.rules.rules, facts), "no rule is for it"
-
-    def _facts(self, series: Json, instances: list[Json]) -> dict[str, Any]:
-        """Modality, description, contrast and sender of a series, and whether it is synthetic, by the
-        header of its first instance that is not damaged.
-        """
-        for each in instances[:TRIED_HEADERS]:
-            facts = self.facts(each["ID"], each["FileUuid"])
-            if facts["modality"]:
-                break
-        return facts | {"sender": series["Metadata"].get("RemoteAET", "")}
-
-    def _read_facts(self, instance: str, file: str) -> dict[str, Any]:
-        """What the header of an instance says; `file` identifies its content."""
-        from gantk_serve.images import facts_of
-
-        return facts_of(self.orthanc.file(instance), self._work_folder())
-
-    def _source(self, number: int, series: Json, instances: list[Json]) -> Source | None:
-        """What a rule translates together with a series; None where some of it is not complete."""
-        rule = self.rules.rules[number]
-        if rule.each == "series":
-            return Source(rule, [series], {series["ID"]: instances})
-
-        study = self.orthanc.ask(Study, "GET", f"/studies/{series['ParentStudy']}")
-        together = []
-        found = {}
-        for each in self.orthanc.series([study["ID"]]):
-            if record_of(each).get("outcome") == "derived":
-                continue
-            own = self.orthanc.instances(each["ID"])
-            if self._rule(each, own)[0] != number:
-                continue
-            self.waiting.setdefault(each["ID"], Waiting(self.waiting[series["ID"]].number))
-            if each["ID"] != series["ID"] and not self._is_due(each):
-                return None
-            together.append(each)
-            found[each["ID"]] = own
-        return Source(rule, together, found) if study["IsStable"] else None
 
     # ---- a translation
 
-    def _translate(self, source: Source) -> None:
-        """Translate a source and give Orthanc the result, or note why there is none."""
+    def _translate(self, rule: RuleTable, source: Source) -> None:
+        """Translate a source, give Orthanc the result and send it, or note why there is none."""
         begun = time.monotonic()
         if self._begin(source) > MAX_ATTEMPTS:
             reason = f"{MAX_ATTEMPTS} translations of it have ended the worker"
-            self._settle(source.states, "failed", reason)
+            self._settle(source, "failed", reason)
             return
         try:
-            made, facts = self._make(source)
+            made, facts = self._make(rule, source)
         except (Away, Refused, Changed):
             raise
         except Exception as error:
@@ -356,27 +293,26 @@ class Worker:
             # another error is a defect of a model or a plugin: the next series may be well
             outcome = "refused" if isinstance(error, GantkError) else "failed"
             self._withdraw(source, set())
-            self._settle(source.states, outcome, self._reason(error), derived=[])
+            self._settle(source, outcome, self._reason(error), derived=[])
         else:
             facts["seconds"] = round(time.monotonic() - begun, 1)
-            self._deliver(source, made, facts)
+            facts["send"] = rule.modalities
+            self._send(source, self._deliver(source, made, facts))
 
     def _begin(self, source: Source) -> int:
         """Note that a translation begins; returns how many have begun without an end."""
 
         def change(before: Json) -> Json:
-            same = before.get("sources") == source.states
+            same = before.get("state") == source.state
             ended = before.get("outcome") == "translating" and before.get("worker") != self.name
             attempts = before.get("attempts", 0) if same else 0
             if ended or not attempts:
                 attempts += 1
-            return before | self._facts_of_now(
-                source.states, "translating", attempts=attempts, notes=""
-            )
+            return before | self._facts_of_now(source, "translating", attempts=attempts, notes="")
 
-        return max(self.orthanc.update_record(name, change)["attempts"] for name in source.names)
+        return self.orthanc.update_record(source.name, change)["attempts"]
 
-    def _make(self, source: Source) -> tuple[dict[str, dict[str, Path]], Json]:
+    def _make(self, rule: RuleTable, source: Source) -> tuple[dict[str, dict[str, Path]], Json]:
         """Translate a source in a folder; returns the files of each derived series by their UIDs, and
         for the record the model and the notes: whether the source fits the training data, and why not.
         """
@@ -390,16 +326,13 @@ class Worker:
             worst_fit,
         )
 
-        rule = source.rule
         model, identity = self.model(rule.model)
-        work = self._work_folder()
+        self._clear()
+        work = make_folder(self.folder / WORK, private=True)
         inputs = make_folder(work / "series", private=True)
-        for series in source.series:
-            self._expect_one_study(series)
-            folder = inputs / series["ID"] if rule.each == "study" else inputs
-            make_folder(folder, private=True)
-            self._fetch(source.instances[series["ID"]], folder)
-            expect_one_acquisition(folder)
+        self._expect_one_study(source)
+        self._fetch(source.instances, inputs)
+        expect_one_acquisition(inputs)
 
         notes: list[str] = []
 
@@ -408,7 +341,7 @@ class Worker:
             if text:
                 notes.append(text)
                 if FIT in text:  # other notes may quote a header
-                    self.log("translating", source.names[0], note=text)
+                    self.log("translating", source.name, note=text)
 
         key = translation_key(source_digest(inputs), identity, rule.to, rule.label)
         translate(
@@ -428,11 +361,6 @@ class Worker:
         }
         return name_results(work / "derived", key), facts
 
-    def _work_folder(self) -> Path:
-        """An empty folder for a translation, which only this user can read."""
-        self._clear()
-        return make_folder(self.folder / WORK, private=True)
-
     def _fetch(self, instances: list[Json], folder: Path) -> None:
         """Write the files of a series, named by their instance numbers, which messages quote."""
         for each in instances:
@@ -443,50 +371,36 @@ class Worker:
                 path = folder / f"{stem} {each['ID'][:8]}.dcm"
             path.write_bytes(self.orthanc.file(each["ID"]))
 
-    def _expect_one_study(self, series: Json) -> None:
+    def _expect_one_study(self, source: Source) -> None:
         """UserError where a SeriesInstanceUID is of several patients or studies."""
-        from gantk_serve.images import instance_numbers
+        found = self.orthanc.find_series(source.series["MainDicomTags"]["SeriesInstanceUID"])
+        if len(found) > 1:
+            raise UserError(
+                f"its SeriesInstanceUID is of {len(found)} patients or studies",
+                remedy="send each with a SeriesInstanceUID of its own",
+            )
 
-        uid = series["MainDicomTags"]["SeriesInstanceUID"]
-        others = [name for name in self.orthanc.find_series(uid) if name != series["ID"]]
-        if not others:
-            return
-        shown = []
-        for name in (series["ID"], others[0]):
-            tags = [each["MainDicomTags"] for each in self.orthanc.instances(name)]
-            shown.append(instance_numbers(each.get("InstanceNumber", "?") for each in tags))
-        raise UserError(
-            f"the series is of {1 + len(others)} patients or studies: {shown[0]} of this one,"
-            f" {shown[1]} of another one",
-            remedy="send each with a SeriesInstanceUID of its own",
-        )
-
-    def _deliver(self, source: Source, made: dict[str, dict[str, Path]], facts: Json) -> None:
-        """Give Orthanc the derived series, withdraw earlier ones, and begin to send them."""
-        states = {name: state_of(self.orthanc.instances(name)) for name in source.names}
-        if states != source.states:
+    def _deliver(self, source: Source, made: dict[str, dict[str, Path]], facts: Json) -> Json:
+        """Give Orthanc the derived series, and withdraw earlier ones; returns the record."""
+        if state_of(self.orthanc.instances(source.name)) != source.state:
             raise Changed
 
         new = set(made)
-        for name in source.names:
-            self.orthanc.update_record(
-                name,
-                lambda before: (
-                    before
-                    | self._facts_of_now(states, "posting")
-                    | {"derived": sorted({*before.get("derived", []), *new})}
-                ),
-            )
+        self.orthanc.update_record(
+            source.name,
+            lambda before: (
+                before
+                | self._facts_of_now(source, "posting")
+                | {"derived": sorted({*before.get("derived", []), *new})}
+            ),
+        )
         for uid, files in made.items():
             self._store(uid, files, source)
         earlier = self._withdraw(source, new)
-
-        send = source.rule.modalities
-        outcome = "sending" if send else "done"
-        facts |= {"derived": sorted(new), "send": send, "jobs": {}}
+        send = facts["send"]
         if earlier and send:
             facts["note"] = f"{', '.join(send)} may still have {', '.join(sorted(earlier))}"
-        self._settle(states, outcome, "", **facts)
+        return self._settle(source, "sending", "", **facts, derived=sorted(new))
 
     def _store(self, uid: str, files: dict[str, Path], source: Source) -> None:
         """Give Orthanc those files of a derived series, by their UIDs, that it does not have."""
@@ -499,77 +413,49 @@ class Worker:
             if instance not in there:
                 self.orthanc.store(file.read_bytes())
         for name in self.orthanc.find_series(uid):
-            record = {"outcome": "derived", "of": source.names}
+            record = {"outcome": "derived", "of": [source.name]}
             self.orthanc.update_record(name, lambda before, record=record: record)
 
     def _withdraw(self, source: Source, new: set[str]) -> set[str]:
         """Delete what was made of an earlier state of a source; returns its UIDs."""
-        records = map(record_of, self.orthanc.series(source.names))
+        records = map(record_of, self.orthanc.series([source.name]))
         old = {uid for record in records for uid in record.get("derived", [])} - new
         for uid in old:
             for name in self.orthanc.find_series(uid):
                 self.orthanc.delete(name)
         return old
 
-    def _watch_sending(self) -> None:
-        """Look at the jobs that send derived series to modalities, and begin some."""
-        for name in [*self.sending]:
-            waiting = self.waiting.get(name)
-            if waiting is not None and time.monotonic() >= waiting.ready:
-                try:
-                    self._send_on(self.sending[name], waiting)
-                except WrongAnswer as error:
-                    waiting.delay()
-                    self.log("waiting", name, reason=self._reason(error))
-
-    def _send_on(self, record: Json, waiting: Waiting) -> None:
-        """Look at the jobs of one record, and begin those that are due."""
-        free = MAX_JOBS - sum(len(each["jobs"]) for each in self.sending.values())
+    def _send(self, source: Source, record: Json) -> bool:
+        """Let Orthanc send a derived series to the modalities that lack it; returns whether all have
+        it.
+        """
+        series = [name for uid in record["derived"] for name in self.orthanc.find_series(uid)]
         left = []
-        jobs = {}
-        reason = record["reason"]
+        reason = ""
         for modality in record["send"]:
-            number = record["jobs"].get(modality, "")
-            job = self.orthanc.job(number) if number else None
-            state = job["State"] if job else "unknown"
-            if state == "Success":
-                continue
-            left.append(modality)
-            if state == "Failure":
-                reason = one_line(f"{modality}: {job['ErrorDescription']}", MAX_REASON)
-                waiting.delay()
-            elif state != "unknown":
-                jobs[modality] = number
-            elif number or free > 0:
-                free -= not number
-                names = [
-                    name for uid in record["derived"] for name in self.orthanc.find_series(uid)
-                ]
-                jobs[modality] = self.orthanc.send(names, modality)
-
-        if (left, jobs) != (record["send"], record["jobs"]):
-            facts = {"send": left, "jobs": jobs, "derived": record["derived"]}
-            outcome = "sending" if left else "done"
-            self._settle(record["sources"], outcome, reason if left else "", **facts)
+            try:
+                self.orthanc.send(series, modality)
+            except Refused as error:
+                left.append(modality)
+                reason = one_line(f"{modality}: {error}", MAX_REASON)
+        if left:
+            self.waiting[source.name].delay()
+        if not left or (left, reason) != (record["send"], record.get("reason")):
+            self._settle(source, "sending" if left else "done", reason, send=left)
+        return not left
 
     # ---- what is noted
 
-    def _facts_of_now(self, states: dict[str, str], outcome: str, **facts: Any) -> Json:
+    def _facts_of_now(self, source: Source, outcome: str, **facts: Any) -> Json:
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        own = {"gantk": __version__, "worker": self.name, "time": now, "sources": states}
+        own = {"gantk": __version__, "worker": self.name, "time": now, "state": source.state}
         return own | {"outcome": outcome, "reason": ""} | facts
 
-    def _settle(self, states: dict[str, str], outcome: str, reason: str, **facts: Any) -> None:
-        """Note what became of the series of a translation."""
-        found = self._facts_of_now(states, outcome, reason=reason, attempts=0, **facts)
-        records = {}
-        for name in states:
-            records[name] = self.orthanc.update_record(name, lambda before: before | found)
-        lead = min(states)
-        self.sending.pop(lead, None)
-        if outcome == "sending":
-            self.sending[lead] = records[lead]
-        self.log(outcome, lead, reason=reason, seconds=facts.get("seconds"))
+    def _settle(self, source: Source, outcome: str, reason: str, **facts: Any) -> Json:
+        """Note what became of a series; returns its record."""
+        found = self._facts_of_now(source, outcome, reason=reason, attempts=0, **facts)
+        self.log(outcome, source.name, reason=reason, seconds=facts.get("seconds"))
+        return self.orthanc.update_record(source.name, lambda before: before | found)
 
     def log(self, event: str, series: str = "", **facts: object) -> None:
         """Say what happened, without a word of a header."""
@@ -597,11 +483,6 @@ def state_of(instances: Iterable[Json]) -> str:
     """The state of a series: a digest of the identifiers of its files."""
     files = sorted(each["FileUuid"] for each in instances)
     return sha256(" ".join(files).encode()).hexdigest()[:16]
-
-
-def wait_seconds(failures: int) -> float:
-    """Seconds until the next try after so many failures in a row."""
-    return min(MAX_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** min(failures - 1, 20))
 
 
 def serve(rules: str | Path, *, say: Say = print) -> None:
