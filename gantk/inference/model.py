@@ -36,7 +36,6 @@ from gantk.inference.windows import AnySize, network_of_method
 from gantk.machine.device import keep_memory
 from gantk.machine.runtime import Runtime, start
 from gantk.method import OTHER, Method
-from gantk.nets.blocks import fold_for_inference
 from gantk.prepare.module import Prepare, centre, middle_slice
 from gantk.recipe.tables import CheckedRecipe
 from gantk.runs.checkpoint import load_meta_of, weights_hash
@@ -415,8 +414,6 @@ class Model:
             what = "an uncertainty map is the spread of an ensemble, but RUN names one model"
             remedy = "name several runs: gantk translate RUN1,RUN2 IN OUT --uncertainty"
             raise UserError(what, where="--uncertainty", remedy=remedy)
-        if not self._known and self.runtime.device.type == "cpu":
-            fold_for_inference(self.method)
         method = self.method_of_class(options.label)
         if options.contrasts:
             method = method.of_contrasts(options.contrasts)

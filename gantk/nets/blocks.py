@@ -51,65 +51,11 @@ def fits_or_float32(
 
 class FitsOrFloat32(products.HasProducts, _ConvNd):
     """Mixin: a convolution as `fits_or_float32` computes it, by `gantk.nets.products` or
-    `gantk.nets.winograd` where that is faster, which can be folded for inference.
+    `gantk.nets.winograd` where that is faster.
     """
 
-    folded: tuple[Tensor, int]  # the weights that it was folded with, and their version
-
     def forward(self, x: Tensor) -> Tensor:
-        rows = self._buffers.get("rows")
-        if rows is not None and self.is_unchanged:
-            sides = zip(x.shape[2:], self.kernel_size, strict=True)
-            if all(side >= kernel for side, kernel in sides):
-                return self._by_rows(x, rows)
         return fits_or_float32(self._conv_forward, x, self.weight, self.bias)
-
-    def fold(self) -> None:
-        """Remember the weights; prepare a layer with one output for `_by_rows`. See
-        `fold_for_inference`.
-        """
-        plain = (
-            self.groups == 1
-            and set(self.stride) == set(self.dilation) == {1}
-            and self.padding_mode != "circular"
-        )
-        if (
-            self.out_channels == 1
-            and self.kernel_size[0] > 2
-            and plain
-            and not isinstance(self.padding, str)
-        ):
-            # (kernel, inputs, 1, ...): each row an output of its own
-            rows = self.weight.detach().transpose(0, 2)
-            last = CHANNELS_LAST[rows.ndim - 2]
-            self.register_buffer("rows", rows.contiguous(memory_format=last), persistent=False)
-
-        self.folded = self.weight, self.weight._version
-
-    @property
-    def is_unchanged(self) -> bool:
-        """Whether the weights are those that the layer was folded with, and need no gradient."""
-        weight, version = self.folded
-        same = self.weight is weight and weight._version == version
-        return same and not weight.requires_grad
-
-    def _by_rows(self, x: Tensor, rows: Tensor) -> Tensor:
-        """Compute a single output as the sum of one output for each row of its kernel.
-
-        oneDNN computes 16 outputs even for one, so this is 5 times as fast for 7 rows, twice for 3.
-        The sum is float32.
-        """
-        convolve = F.conv2d if x.ndim == 4 else F.conv3d
-        padding = self.padding
-        if self.padding_mode != "zeros":
-            x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)
-            padding = (0,) * len(self.kernel_size)
-
-        y = convolve(x, rows, padding=padding)
-        side = y.shape[2] - len(rows) + 1
-        outputs = (y[:, row : row + 1].narrow(2, row, side).float() for row in range(len(rows)))
-        total = sum(outputs, torch.zeros(()))
-        return (total if self.bias is None else total + self.bias.float()).to(y.dtype)
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         padding = self.padding
@@ -320,8 +266,6 @@ class ResizeConv(products.HasProducts, nn.Module):
     summing costs more than that saves, are done step by step.
     """
 
-    kernel: Tensor | None  # the summed one, once folded
-
     def __init__(
         self, dims: int, inputs: int, outputs: int, *, linear: bool = False, bias: bool = True
     ):
@@ -329,25 +273,14 @@ class ResizeConv(products.HasProducts, nn.Module):
         self.linear = linear
         self.conv = CONV[dims](inputs, outputs, 3, padding=1, bias=bias)
         self.enlarge = {2: "bilinear", 3: "trilinear"}[dims] if linear else "nearest"
-        self.register_buffer("kernel", None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        kernel = self.kernel
-        if kernel is not None and not self.conv.is_unchanged:
-            kernel = None
-        if self.linear or not self.products or (prod(x.shape[2:]) < 512 and kernel is None):
+        if self.linear or not self.products or prod(x.shape[2:]) < 512:
             return self.conv(F.interpolate(x, scale_factor=2, mode=self.enlarge))
-        if kernel is None:
-            kernel = summed_kernel(self.conv.weight)
 
+        kernel = summed_kernel(self.conv.weight)
         dims = x.ndim - 2
         return products.transposed_convolution(x, kernel, self.conv.bias, (2,) * dims, (1,) * dims)
-
-    def fold(self) -> None:
-        """Sum the kernel. See `fold_for_inference`."""
-        self.conv.fold()
-        if not self.linear:
-            self.kernel = summed_kernel(self.conv.weight.detach())
 
 
 def summed_kernel(weight: Tensor) -> Tensor:
@@ -390,22 +323,6 @@ class Blur(nn.Module):
         kernel = self.kernel.to(x.dtype).expand(x.shape[1], 1, *self.kernel.shape[2:])
         padded = F.pad(x, (1, 1) * dims, mode="reflect")
         return convolve(padded, kernel, stride=2, groups=x.shape[1])
-
-
-def fold_for_inference(module: nn.Module) -> None:
-    """Prepare a network whose weights need no gradients for inference, in place. Results differ by
-    rounding.
-
-    Computes once the kernels that each call would sum. If weights are replaced later, results are
-    right, but no faster than before.
-    """
-    if hasattr(module, "parametrizations"):  # spectral norm computes its weight at each call
-        return
-    if isinstance(module, FitsOrFloat32 | ResizeConv):
-        module.fold()
-        return
-    for part in module.children():
-        fold_for_inference(part)
 
 
 def output_activation(kind: OutputKind) -> nn.Module:
