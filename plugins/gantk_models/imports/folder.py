@@ -83,7 +83,7 @@ def import_checkpoint(
         raise UserError(
             f"{len(domains)} domains are named", where="--domains", allowed="two, such as T1,T2"
         )
-    options, not_carried = read_options(folder, set or {})
+    options = read_options(folder, set or {})
     if options.direction == "BtoA":
         domains = [*reversed(domains)]
 
@@ -113,7 +113,7 @@ def import_checkpoint(
         write_file(made / CARD, fill_card(text_of(OURS), out.name, made, dtype).encode())
         Model.load(made, "cpu")
 
-    for line in [*_notes(options), *not_carried]:
+    for line in _notes(options):
         say(f"note     {line}")
     say(f"written  {out}, {dtype}, {weights_in_words(out)}")
     return out
@@ -121,7 +121,9 @@ def import_checkpoint(
 
 def _notes(options: Options) -> list[str]:
     """What a user should know about the results of an import."""
-    notes = []
+    notes = [
+        "recipe.toml trains with the defaults of losses and schedule, not with those of train_opt.txt"
+    ]
     if "batch" in options.norm and not options.eval:
         notes.append(
             "batch norm takes the statistics of each image, as test.py does without"

@@ -398,56 +398,15 @@ def test_a_kilobyte_of_endless_tensors_is_refused(tmp_path):
         import_checkpoint(folder, tmp_path / "m", **QUIET)
 
 
-def test_losses_and_schedule_of_the_options_are_in_the_recipe(tmp_path):
-    more = {"lambda_A": 8.0, "lambda_identity": 0.25, "gan_mode": "vanilla", "pool_size": 20}
-    more |= {"n_epochs": 30, "n_epochs_decay": 10, "lr": 0.0001, "load_size": 72, "batch_size": 2}
-    folder, _ = cyclegan(tmp_path / "maps", **more)
-    model = import_checkpoint(folder, tmp_path / "m", **QUIET)
-    recipe = load_recipe(model / "recipe.toml").tables
-
-    method = {key: value for key, value in recipe["method"].items() if not isinstance(value, dict)}
-    assert method == {
-        "name": "cyclegan",
-        "cycle": 8.0,
-        "identity": 2.0,
-        "pool": 20,
-        "adversarial": "bce",
-    }
-    train = recipe["train"]
-    assert train["epochs"] == 40
-    assert train["batch"] == 2
-    assert train["schedule"] == {"name": "linear", "start": 0.75}
-    assert train["optimizer"]["lr"] == 0.0001
-    assert recipe["data"]["augment"][1]["smallest"] == pytest.approx(64 / 72, abs=1e-4)
-
-
-# options of train_opt.txt -> what is said about them
-SAID = [
-    ({"lambda_A": 8.0, "lambda_B": 8.0}, None),
-    ({"lambda_B": 5.0}, "lambda_B = 5.0"),
-    ({"lr_policy": "step"}, "lr_policy = step"),
-    ({"lr_policy": "plateau"}, "lr_policy = plateau"),
-    ({"lr_policy": "cosine", "n_epochs_decay": 0}, None),
-    ({"lr_policy": "cosine", "n_epochs_decay": 9}, "lr_policy = cosine"),
-    ({"netD": "pixel"}, "netD = pixel"),
-    ({"gan_mode": "wgangp"}, None),
-    ({"gan_mode": "hinge"}, "gan_mode = hinge"),
-    ({"preprocess": "scale_width_and_crop"}, "preprocess = scale_width_and_crop"),
-    ({"serial_batches": True, "display_id": 1, "init_gain": 0.02}, "serial_batches = True"),
-    ({"max_dataset_size": "inf", "verbose": False, "suffix": ""}, None),
-    ({"lambda_ssim": 3.0, "netD": "pixel"}, "lambda_ssim = 3.0, netD = pixel"),
-]
-
-
-@pytest.mark.parametrize(("more", "said"), SAID)
-def test_options_that_a_recipe_cannot_have_are_named(tmp_path, more, said):
-    folder, _ = cyclegan(tmp_path / "maps", **more)
+def test_a_fine_tuning_begins_with_the_defaults_and_says_so(tmp_path):
+    folder, _ = cyclegan(tmp_path / "maps", lambda_A=8.0, n_epochs=30, netD="pixel")
     lines: list[str] = []
-    import_checkpoint(folder, tmp_path / "m", say=lines.append)
+    model = import_checkpoint(folder, tmp_path / "m", say=lines.append)
+    checked = load_recipe(model / "recipe.toml").check()
 
-    notes = [line for line in lines if line.startswith("note")]
-    assert len(notes) == (said is not None)
-    assert said is None or notes == [f"note     not in the recipe: {said}"]
+    assert checked.method.options["cycle"] == 10.0
+    assert checked.train.epochs == 200
+    assert any("with the defaults of losses and schedule" in line for line in lines)
 
 
 # ---- an imported model is a model like any other
