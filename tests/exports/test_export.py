@@ -330,7 +330,6 @@ def test_a_bundles_metadata_are_what_the_specification_asks_for(bundle):
         for key, kind in TENSOR.items():
             assert isinstance(tensor[key], kind)
         assert sorted(tensor["channel_def"]) == [str(k) for k in range(tensor["num_channels"])]
-        assert tensor["modality"] == "MR"
 
 
 def test_a_bundles_card_states_scores_limits_and_licence(run, bundle):
@@ -354,16 +353,12 @@ def test_a_bundles_network_runs_without_gantk(run, bundle, tmp_path):
     script = (
         "import sys, numpy, torch\n"
         "network = torch.jit.load(sys.argv[1] + '/models/model.ts')\n"
-        "weights = torch.load(sys.argv[1] + '/models/model.pt', weights_only=True)\n"
         "numpy.save('out.npy', network(torch.from_numpy(numpy.load('in.npy'))).detach().numpy())\n"
-        "print('gantk' in sys.modules, len(weights))\n"
+        "print('gantk' in sys.modules)\n"
     )
     done = python("-c", script, bundle, cwd=tmp_path).ok()
 
-    assert done.out.split() == [
-        "False",
-        str(sum(name.startswith("g_ab") for name in there.method.state_dict())),
-    ]
+    assert done.out.split() == ["False"]
 
     found = np.load(tmp_path / "out.npy")
     expected = np.stack([there.translate(each) for each in pixels])
@@ -418,14 +413,17 @@ def test_a_bundle_takes_and_returns_the_units_of_the_files(run, bundle):
     np.testing.assert_allclose([low, high], [black, white])
 
 
-def test_a_bundle_of_mappings_of_each_scan_is_refused(tmp_path):
-    run = small_run(
-        tmp_path,
-        {"name": "regression", "generator": UNET},
-        intensity={"name": "zscore", "per": "volume"},
-    )
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"intensity": {"name": "zscore", "per": "volume"}}, "each scan has its own intensity"),
+        ({"neighbours": 1, "source": {"slices": 5}}, "cannot give a slice its neighbours"),
+    ],
+)
+def test_a_bundle_that_monai_cannot_run_is_refused(tmp_path, data, message):
+    run = small_run(tmp_path, {"name": "regression", "generator": UNET}, **data)
 
-    with pytest.raises(UserError, match="each scan has its own intensity mapping.*export ONNX"):
+    with pytest.raises(UserError, match=f"(?i){message}.*export ONNX"):
         export(run, tmp_path / "bundle", format="monai")
 
 
@@ -433,7 +431,6 @@ def test_a_bundle_of_mappings_of_each_scan_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "inferer", "data"),
     [
-        ("dualgan", "SimpleInferer", {"neighbours": 1, "source": {"slices": 5}}),
         ("pix2pix", "SliceInferer", {"domains": ["T1+FLAIR", "T2+PD"]}),
         ("pix2pix", "SimpleInferer", {"dims": 3, "size": [24, 24, 24], "patch": [16, 16, 16]}),
     ],

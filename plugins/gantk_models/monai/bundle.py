@@ -4,7 +4,6 @@ or not at all.
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,13 @@ from gantk.prepare.module import Prepared, pad_to_size
 from gantk.terminal import Say
 from gantk_models.monai.config import texts
 from gantk_models.monai.torchscript import (
-    Stacked,
     load_torchscript,
     torchscript_bytes,
     trace_network,
 )
 
 LICENSE = """\
-The weights in this bundle (models/model.ts, models/model.pt) have no licence yet.
+The weights in this bundle (models/model.ts) have no licence yet.
 Their owner chooses it, within the terms of the training data: replace this file with that licence.
 
 gantk wrote the configuration files and the model card. You may use them under the Apache License, version 2.0:
@@ -49,6 +47,12 @@ class Monai:
             raise UserError(
                 "MONAI cannot cut windows like gantk", where="data.fit", remedy="export ONNX"
             )
+        if direction.frame.neighbours:
+            raise UserError(
+                "MONAI cannot give a slice its neighbours",
+                where="data.neighbours",
+                remedy="export ONNX",
+            )
 
         if direction.translator.intensity[OTHER[direction.letter]].per == "volume":
             raise UserError(
@@ -59,27 +63,22 @@ class Monai:
 
         content, parity = _network(direction)
         say(f"parity   TorchScript against PyTorch: {parity['line']}")
-        weights = io.BytesIO()
-        tensors = direction.network.method.state_dict().items()
-        torch.save({name: tensor.contiguous() for name, tensor in tensors}, weights)
         files = texts(direction, parity) | {
             "LICENSE": LICENSE.encode(),
             "models/model.ts": content,
-            "models/model.pt": weights.getvalue(),
         }
         with whole_folder(out, record=True) as made:
             for name, file in files.items():
                 make_folder((made / name).parent)
                 write_file(made / name, file)
 
-        say(f"written  {out} (6 files); gantk did not run MONAI itself")
+        say(f"written  {out} (5 files); gantk did not run MONAI itself")
         return out
 
 
 def _network(direction: Direction) -> tuple[bytes, dict[str, Any]]:
     """The bytes of model.ts, and the difference of its network's outputs from PyTorch's."""
     translator = direction.translator
-    frame = direction.frame
     size = tuple(translator.recipe.data.size)
     check_networks(direction.network.method, size)
     larger, _ = pad_to_size(torch.from_numpy(direction.images), size)
@@ -89,10 +88,7 @@ def _network(direction: Direction) -> tuple[bytes, dict[str, Any]]:
     parity = direction.compare_outputs(answers(copy), "TorchScript")
 
     pipeline = translator.pipelines[direction.letter]
-    module: nn.Module = Prepared(pipeline.preparation(pipeline.source), traced)
-    if frame.neighbours:
-        module = Stacked(module, frame.neighbours, translator.recipe.translate.batch)
-
+    module = Prepared(pipeline.preparation(pipeline.source), traced)
     return torchscript_bytes(module), parity
 
 

@@ -33,8 +33,6 @@ FILES = {
     "docs/README.md": "README.md.j2",
 }
 AXCODES = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}  # axes of a volume, by its plane
-MODALITIES = {"CT": "CT", "PET": "PT", "US": "US", "CBCT": "CT"}
-MR = re.compile(r"(T1|T2|PD|FLAIR|DWI|ADC|SWI|MR)", re.IGNORECASE)
 
 
 def texts(direction: Direction, parity: dict[str, Any]) -> dict[str, bytes]:
@@ -71,7 +69,7 @@ def texts(direction: Direction, parity: dict[str, Any]) -> dict[str, bytes]:
         "outputs": [re.sub(r"\W", "_", name) for name in targets],
         "axcodes": AXCODES[recipe.data.plane],
         "pixdim": spacing and [-1.0] * (3 - len(spacing)) + spacing,  # -1: unchanged
-        "by_slice": recipe.data.dims == 2 and not recipe.data.neighbours,
+        "by_slice": recipe.data.dims == 2,
         "batch": recipe.translate.batch,
         "gantk": __version__,
         "monai": "1.5.0",  # for which the configuration is written
@@ -101,23 +99,20 @@ def texts(direction: Direction, parity: dict[str, Any]) -> dict[str, bytes]:
 def _tensor(direction: Direction, letter: str, names: list[str]) -> dict[str, Any]:
     """The entry of one image among the network's data formats."""
     translator = direction.translator
-    data = translator.recipe.data
     geometry = translator.method.geometry
-    channels = geometry.channels[letter] // (2 * data.neighbours + 1)
-    ends = np.array(geometry.range).reshape(-1, *[1] * (data.dims + 1))
+    channels = geometry.channels[letter]
+    ends = np.array(geometry.range).reshape(-1, *[1] * (geometry.dims + 1))
     native = translator.intensity[letter].inverse(ends.repeat(channels, 1))
-    kinds = {MODALITIES.get(name.upper(), "MR" if MR.match(name) else "n/a") for name in names}
-    modality = kinds.pop() if len(kinds) == 1 else "n/a"
+    is_ct = names == ["CT"]
     if len(names) != channels:
-        numbered = [f"{names[0]} {k}" for k in range(channels)]
-        names = ["red", "green", "blue"] if channels == 3 else numbered
+        names = [f"{names[0]} {k}" for k in range(channels)]
 
     return {
         "type": "image",
-        "format": "hounsfield" if modality == "CT" else "magnitude",
-        "modality": modality,
+        "format": "hounsfield" if is_ct else "magnitude",
+        "modality": "CT" if is_ct else "n/a",
         "num_channels": channels,
-        "spatial_shape": ["*"] * (3 if data.dims == 3 or data.neighbours else 2),
+        "spatial_shape": ["*"] * geometry.dims,
         "dtype": "float32",
         "value_range": [float(native.min()), float(native.max())],
         "is_patch_data": False,

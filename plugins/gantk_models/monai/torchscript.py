@@ -1,6 +1,5 @@
-"""A bundle's network as TorchScript, with what MONAI has no component for: neighbour slices.
-
-TorchScript compiles this file, so it uses only annotations and syntax that TorchScript supports.
+"""A bundle's network as TorchScript, which compiles this file: it uses only annotations and syntax
+that TorchScript supports.
 """
 
 import io
@@ -9,8 +8,6 @@ import zipfile
 
 import torch
 from torch import Tensor, nn
-
-from gantk.prepare.module import neighbour_places
 
 
 class OneByOne(nn.Module):
@@ -24,31 +21,6 @@ class OneByOne(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return torch.cat([self.network(each) for each in image.split(1)])
-
-
-class Stacked(nn.Module):
-    """Runs a network slice by slice over volumes (N, C, D, H, W); each slice's neighbours are
-    further channels.
-    """
-
-    def __init__(self, network: nn.Module, reach: int, batch: int):
-        super().__init__()
-        self.network = network
-        self.reach = reach
-        self.batch = batch
-
-    def forward(self, image: Tensor) -> Tensor:
-        volumes: list[Tensor] = []
-        depth = image.shape[2]
-        for volume in image.unbind(0):
-            slices: list[Tensor] = []
-            for first in range(0, depth, self.batch):
-                middles = torch.arange(first, min(first + self.batch, depth), device=image.device)
-                places = neighbour_places(middles, self.reach, depth)
-                slices.append(self.network(volume[:, places].permute(1, 2, 0, 3, 4).flatten(1, 2)))
-            volumes.append(torch.cat(slices).movedim(0, 1))
-
-        return torch.stack(volumes)
 
 
 def trace_network(network: nn.Module, example: Tensor) -> OneByOne:
