@@ -96,6 +96,6 @@ METHODS: dict[str, list[dict]] = {
     "progan": [
         GROWN,
         GROWN | {"conditional": True},
-        GROWN | {"fade": 1.0, "adversarial": "ls", "augment": ["cutout"], "adapt": 0.6},
+        GROWN | {"fade": 1.0, "adversarial": "ls", "augment": ["brightness"], "adapt": 0.6},
     ],
 }

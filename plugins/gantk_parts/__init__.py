@@ -11,7 +11,6 @@ AUGMENTATIONS = {
     "rotate": "Rotate",
     "translate": "Translate",
     "crop": "Crop",
-    "cutout": "Cutout",
     "brightness": "Brightness",
     "contrast": "Contrast",
     "noise": "Noise",

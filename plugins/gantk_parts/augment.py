@@ -1,6 +1,4 @@
-"""Random flips, rotations, crops, contrasts, bias fields, blur, noise, cutout. Warps repeat the
-image's border.
-"""
+"""Random flips, rotations, crops, contrasts, bias fields, blur, noise. Warps repeat the image's border."""
 
 from __future__ import annotations
 
@@ -216,24 +214,6 @@ class Blur(Augmentation):
             side = soft.shape[axis]
             soft = (wide.narrow(axis, 0, side) + wide.narrow(axis, 2, side)) / 4 + soft / 2
         return torch.lerp(image, soft, self.draw(image, *self.by).to(image.dtype))
-
-
-@option_fields
-class Cutout(Augmentation):
-    """Fill a random box with the image's smallest value (air)."""
-
-    side: Annotated[float, Field(ge=0.01, le=1)] = 0.3  # side of the box, as a share of the image's
-    geometric = True  # registered images lose the same box
-
-    def apply(self, image: Tensor) -> Tensor:
-        shown = torch.zeros((), dtype=torch.bool, device=image.device)
-        for axis, side in enumerate(image.shape[2:], start=2):
-            width = max(1, round(self.side * side))
-            index = torch.arange(side, device=image.device).view(-1, *[1] * (image.ndim - axis - 1))
-            behind = index - (self.draw(image) * (side - width + 1)).floor()
-            shown = shown | (behind < 0) | (behind >= width)
-
-        return torch.where(shown, image, image.amin(dim=tuple(range(2, image.ndim)), keepdim=True))
 
 
 def in_pixels(shares: Tensor, image: Tensor) -> Tensor:

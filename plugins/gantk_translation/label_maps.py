@@ -1,6 +1,4 @@
-"""Label maps: maps their classes to a network's range, and makes new label maps with lesions at
-other places.
-"""
+"""Label maps: maps their classes to a network's range."""
 
 from __future__ import annotations
 
@@ -19,8 +17,6 @@ EXACT_AUGMENTS = (
     "vflip",
     "rot90",
 )  # augmentations that move pixels without mixing their classes
-# share of the voxels around lesions: lesions grow in a class that holds more than this
-MIN_HOST_SHARE = 0.1
 
 
 @option_fields
@@ -73,74 +69,3 @@ def expect_exact(augment: Sequence[Part]) -> None:
             raise UserError(
                 what, where="data.augment", allowed=[*EXACT_AUGMENTS, "affine with nearest = true"]
             )
-
-
-def placed_anew(
-    maps: Sequence[np.ndarray], lesion: int, count: int, rng: np.random.Generator
-) -> list[np.ndarray]:
-    """Make `count` new label maps (*size) of whole numbers from those given: one's anatomy,
-    another's lesions.
-
-    Each starts from a random map: its lesion is filled with the nearest other class, and the map is
-    mirrored along the last axis at random, turned in the plane of the last two axes by up to 10
-    degrees and scaled by up to 10 %. Each lesion of a second random map is turned by any angle,
-    mirrored at random, scaled by up to 40 % and put at a random place in the classes that lesions
-    grow in; it covers only these. The share of maps with a lesion stays the same.
-    """
-    from scipy.ndimage import binary_dilation, distance_transform_edt, find_objects, label
-
-    sick = [each for each in maps if (each == lesion).any()]
-    new = []
-    if not sick:
-        what = (
-            f"none of the {len(maps)} label maps has the lesion class {lesion}, so new maps cannot"
-            " get lesions"
-        )
-        raise UserError(what, allowed=sorted({f"{x}" for each in maps for x in np.unique(each)}))
-
-    around = np.concatenate([one[binary_dilation(one == lesion) & (one != lesion)] for one in sick])
-    host = [each for each in range(1, around.max() + 1) if (around == each).mean() > MIN_HOST_SHARE]
-    for _ in range(count):
-        old = maps[rng.integers(len(maps))]
-        nearest = distance_transform_edt(old == lesion, return_distances=False, return_indices=True)
-        one = move_randomly(old[tuple(nearest)], rng, 10.0, 0.1)
-        parts = label(sick[rng.integers(len(sick))] == lesion)[0]
-        tissue = np.isin(one, host)
-        for number, box in enumerate(
-            find_objects(parts) if rng.random() < len(sick) / len(maps) else (), 1
-        ):
-            # so that turning and scaling crop nothing
-            shape = np.pad(parts[box] == number, max(parts[box].shape))
-            shape = np.argwhere(move_randomly(shape, rng, 180.0, 0.4))
-            places = np.argwhere(tissue)
-            if len(shape) and len(places):
-                at = np.rint(shape - shape.mean(0) + places[rng.integers(len(places))]).astype(int)
-                at = at[((at >= 0) & (at < one.shape)).all(1)]
-                one[tuple(at[tissue[tuple(at.T)]].T)] = lesion
-
-        new.append(one)
-
-    return new
-
-
-def move_randomly(
-    image: np.ndarray, rng: np.random.Generator, degrees: float, scale: float
-) -> np.ndarray:
-    """Return a map (*size) mirrored at random along its last axis, turned by up to `degrees`,
-    scaled by up to `scale`.
-
-    It is turned about its middle in the plane of the last two axes. Each pixel takes the value of
-    the nearest one.
-    """
-    from scipy.ndimage import affine_transform
-
-    turn = np.deg2rad(rng.uniform(-degrees, degrees))
-    line = np.eye(image.ndim)
-    line[-2:, -2:] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
-    line = (
-        line
-        / rng.uniform(1 - scale, 1 + scale)
-        * np.array([*[1] * (image.ndim - 1), rng.choice([-1, 1])])
-    )
-    middle = (np.array(image.shape) - 1) / 2
-    return affine_transform(image, line, middle - line @ middle, order=0, mode="nearest")

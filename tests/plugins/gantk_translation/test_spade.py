@@ -11,7 +11,6 @@ from volumes import volume
 import gantk
 from gantk.errors import UserError
 from gantk.method import Batch
-from gantk_translation.label_maps import placed_anew
 from gantk_translation.spade.network import SPADE
 
 METHOD = {
@@ -92,23 +91,6 @@ def test_a_style_is_drawn_as_the_encoder_says():
     assert shown[0].var().item() == pytest.approx(variance, rel=0.2)
     divergence = (mean**2 + variance - 1 - np.log(variance)) / 2  # of each of two numbers
     assert losses["divergence_b"].item() == pytest.approx(0.05 * 2 * divergence)
-
-
-def test_new_maps_keep_classes_and_place_lesions():
-    old = np.zeros((3, 24, 24), int)
-    old[:, 4:20, 4:20] = 1
-    old[:, 8:12, 6:18] = 2
-    old[0, 14:17, 6:9] = 3
-    new = placed_anew(old, 3, 60, np.random.default_rng(0))
-    places = [tuple(np.argwhere(one == 3).mean(0)) for one in new if (one == 3).any()]
-
-    assert 0.15 < len(places) / 60 < 0.55
-    assert len({*places}) > 10
-    assert {*np.unique(new)} == {0, 1, 2, 3}
-    with pytest.raises(
-        UserError, match="none of the 3 label maps has the lesion class 4.*0, 1, 2, 3"
-    ):
-        placed_anew(old, 4, 1, np.random.default_rng(0))
 
 
 def test_label_maps_of_files_keep_their_classes(tiny_recipe, tmp_path):
