@@ -202,7 +202,7 @@ def compare_models(
         )
     if len({model.method.paired for model in loaded.values() if model.run}) > 1:
         say(with_label("note", UNPAIRED_USES_HALF))
-    names = name_systems(groups) if len(loaded) > 1 else [*loaded]
+    names = name_systems(groups)
     hash_of = cache(sha256_of)  # several models may ask for one file
     systems = [
         ComparedModels(name, models, pairs, hash_of)

@@ -59,25 +59,17 @@ BASELINES = {
 
 
 def name_systems(systems: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The shortest names that tell systems apart: `Pix2Pix`, of their methods; else of their recipes;
-    else what the names of their folders have in common; of a packed model always its own. Each system
-    is its models, or the records of its runs, by folder.
+    """The name of each system, which is its models or the records of its runs by path: the end of the
+    path that a person types, of several what the ends have in common; the whole first path where two
+    systems would have one name.
     """
-    targets = {entry.name: entry.target for entry in registry().of_kind("method")}
-    choices = []
+    names = []
     for system in systems:
-        first, *others = system
-        model = system[first]
-        run = getattr(model, "run", model)  # None for a model without a run
-        target = targets.get(model.recipe.method.name, model.recipe.method.name)
-        label = getattr(target, "__name__", str(target).rpartition(":")[2])
-        recipe = Path(run.environment.recipe.origin).stem if run else ""
-        common = commonprefix([Path(folder).name for folder in system])
-        if getattr(model, "packed", False):
-            label = recipe = Path(first).name
-        choices.append((label, recipe, SERIAL.sub("", common) if others else common, first))
-    of_kinds = map(list, zip(*choices, strict=True))
-    return next(names for names in of_kinds if all(names) and len({*names}) == len(names))
+        ends = [Path(path).name for path in system]
+        names.append(SERIAL.sub("", commonprefix(ends)) if len(ends) > 1 else ends[0])
+    if all(names) and len({*names}) == len(names):
+        return names
+    return [next(iter(system)) for system in systems]
 
 
 def title_of(key: str, domains: Sequence[str]) -> str:

@@ -296,6 +296,8 @@ class Recipe:
                     continue
                 if typed.startswith(("[", "{")) and typed == _at(tables, error.path):
                     error.remedy = ". ".join(filter(None, [error.remedy, NO_TOML]))
+                elif typed and error.kind in ("list_type", "tuple_type"):
+                    error.remedy = f"Write --set '{key}={toml(_as_list(typed))}'"
                 raise at_its_key(error, self._place) from None
 
         if gone:
@@ -511,6 +513,12 @@ def parse_setting(setting: str) -> tuple[str, Any]:
         parsed = value  # a date: a folder's name
 
     return key, parsed
+
+
+def _as_list(text: str) -> list[Any]:
+    """The list that `psnr,ssim` or `96,96` means."""
+    _, found = parse_setting(f"key=[{text}]")
+    return found if isinstance(found, list) else [item.strip() for item in text.split(",")]
 
 
 def _parse_settings(settings: Settings) -> Iterator[tuple[str, tuple[str, Any]]]:

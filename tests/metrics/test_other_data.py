@@ -238,8 +238,8 @@ def test_folds_of_one_recipe_are_compared_as_one_model(run, tmp_path, capsys):
     said = " ".join(capsys.readouterr().out.split())
 
     folds, other = found.left_out
-    assert folds == "DualGAN"
-    assert f"DualGAN: {models[0]} and {models[1]}" in said
+    assert folds == "fold"
+    assert f"fold: {models[0]} and {models[1]}" in said
     assert not found.left_out[folds]
     ours = [patient for patient in tested if patient not in found.left_out[other]]
     own = found.scores[found.scores.system == folds]
@@ -258,7 +258,7 @@ def test_folds_of_one_recipe_are_compared_as_one_model(run, tmp_path, capsys):
         expected, abs=0.01
     )
     alone = gantk.compare_models(models[:2], data, metrics=["psnr"], say=lambda line: None)
-    assert [*alone.results] == ["DualGAN"], "folds alone are beside the baselines"
+    assert [*alone.results] == ["fold"], "folds alone are beside the baselines"
     assert not alone.tests
 
 
@@ -285,14 +285,14 @@ def test_models_are_compared_on_one_scale(run, packed, tmp_path, gantk):
     said = " ".join(done.out.split())
     found = read_json(tmp_path / "found.json")
     expected = mean_of_files(tmp_path, data, dict.fromkeys(new, run))
-    own = psnr_of(found["scores"], "DualGAN")
+    own = psnr_of(found["scores"], run.name)
 
-    assert found["left_out"] == {"DualGAN": sorted([*seen, *validated, "p99"]), packed.name: seen}
+    assert found["left_out"] == {run.name: sorted([*seen, *validated, "p99"]), packed.name: seen}
     assert {(each["metric"], each["region"]) for each in found["scores"]} >= {
         ("psnr", "whole"),
         ("psnr_foreground", "foreground"),
     }
-    assert "of training and validation of DualGAN" in said
+    assert f"of training and validation of {run.name}" in said
     assert "(gantk report scores images at the network's size)" in said
     assert re.search(r"MAE, gray values +[\d.]+", said)
     assert np.mean(own) == pytest.approx(expected, abs=0.01)
@@ -309,7 +309,7 @@ def test_models_are_compared_on_one_scale(run, packed, tmp_path, gantk):
     assert "p10,test patient 1" in (figures / "patients.csv").read_text()
     table = pandas.read_csv(figures / "scores.csv")
     means = table[(table.direction == "T1 -> T2") & (table.metric == "psnr")].set_index("system")
-    assert means.value["DualGAN"] == pytest.approx(np.mean(own))
+    assert means.value[run.name] == pytest.approx(np.mean(own))
     assert "the unchanged input" in means.index
     only_seen = shutil.copytree(run.parent / "own" / seen[0], tmp_path / "seen" / seen[0]).parent
     assert "none of the models" in gantk("eval", run, packed, "--data", only_seen).refused()
@@ -405,7 +405,7 @@ def test_comparison_on_one_patient_prints_its_scores(run, packed, tmp_path):
     data = scans(tmp_path, range(20, 21))
     found = gantk.compare_models(models, data, metrics=["psnr"], device="cpu", say=said.append)
     (table,) = [line for line in said if "PSNR, dB" in line]
-    baselines = found.results["DualGAN"].baselines
+    baselines = found.results[run.name].baselines
     value = baselines[INPUT]["T1 -> T2"]["psnr"].value
     assert f"{value:.2f}" in table
     assert "cannot be said" in " ".join(said)
@@ -420,12 +420,12 @@ def test_comparison_fits_a_map_to_other_patients(run, packed, tmp_path):
     said: list[str] = []
     models = [run, packed]
     found = gantk.compare_models(models, data, metrics=["psnr"], device="cpu", say=said.append)
-    of_run = found.results["DualGAN"]
+    of_run = found.results[run.name]
     systems = {**of_run.baselines, "model": of_run.metrics}
     values = {name: scores["T1 -> T2"]["psnr"].value for name, scores in systems.items()}
     assert values[MAP] > 30 > max(values[INPUT], values["model"])
     text = " ".join(" ".join(said).split())
-    assert "DualGAN: On 3 unseen patients, T1 -> T2" in text
+    assert f"{run.name}: On 3 unseen patients, T1 -> T2" in text
     assert "not better than a simple intensity map" in text
 
 

@@ -450,7 +450,7 @@ def folds(tiny_run, tmp_path):
             (),
             3,
             [
-                "DualGAN (3 runs of one recipe), 0.0",
+                "a (3 runs of one recipe), 0.0",
                 " M generator weights: On 6 unseen patients, T1 -> T2 is better than the"
                 " unchanged input (PSNR 14.00 dB better",
             ],
@@ -505,7 +505,7 @@ def folds(tiny_run, tmp_path):
                 '"metrics": {"a_to_b": {"mae": {"value": 1.0}, ',
             ),
             3,
-            ["DualGAN (3 runs of one recipe)"],
+            ["a (3 runs of one recipe)"],
         ),
         (OF_A, ("metrics.json", '"psnr"', '"mae"'), 3, ["no score that all of these runs have"]),
         (OF_A, ("metrics.json", '"dB"', '"HU"'), 3, ["no score that all of these runs have"]),

@@ -101,7 +101,7 @@ def write_report(
             180 mm wide at 300 dpi, its scores as scores.csv and scores.tex, and the losses of each run as SVG.
         rows: how many patients a figure shows; of fewer patients, further images.
         overwrite: whether to replace files that gantk did not write, or that were changed since.
-        say: called with each line of output, such as why scores cannot be compared.
+        say: called with each line of output, such as the result in a sentence.
 
     Returns:
         The path of the page.
@@ -110,7 +110,9 @@ def write_report(
         UserError: a folder is not a run, or a run is named twice.
     """
     named = _records_of(runs)
+    systems = systems_of(named)
     if len(runs) == 1 and out is None:
+        _say_result(systems[0], say)
         if figures is not None:
             (record,) = named.values()
             images = {found.label: found.cases for found in shown_patients(record)}
@@ -120,7 +122,6 @@ def write_report(
         return write_one(runs[0])
 
     path = Path(expect_file(out or "comparison.html", "--out", overwrite=overwrite))
-    systems = systems_of(named)
     reason = _why_not_compared(systems)
     compared = Comparison([], []) if reason else _compare(systems)
     answers = [reason] if reason else compared.sentences
@@ -129,7 +130,7 @@ def write_report(
     for answer in answers:
         say(with_label("warning" if reason else "result", answer.replace(ARROW, " -> ")))
     for system in systems:
-        say(with_label("warning" if system.is_behind else "result", system.sentence))
+        _say_result(system, say)
         if system.folders != [system.name]:
             say(with_label("runs", f"{system.name}: {', '.join(system.folders)}"))
     if caution:
@@ -156,6 +157,11 @@ def write_report(
         differences=_differences(systems),
     )
     return write_output(path, page.encode("utf-8", "backslashreplace"), private=True)
+
+
+def _say_result(system: System, say: Say) -> None:
+    """Say the result of a system in a sentence."""
+    say(with_label("warning" if system.is_behind else "result", system.sentence))
 
 
 def _records_of(runs: Sequence[str | Path]) -> dict[str, RunRecord]:
