@@ -53,7 +53,7 @@ def plan_command(scans, out, methods, overwrite, **options) -> None:
 
     SCANS is a folder, a DICOM tree or a CSV table. The scans decide the method and its data: which
     kinds of image there are, whether they form pairs that fit, patients, voxel sizes and
-    intensities. Three training steps on this machine decide the image size and the number of
+    intensities. Timed training steps on this machine decide the image size and the number of
     steps. A comment on each line of the recipe gives the reason. Then run: gantk run recipe.toml
     """
     from gantk.files import expect_file, write_output

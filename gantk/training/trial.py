@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from gantk.data.check.check import warnings_about
@@ -29,13 +30,13 @@ from gantk.training.assemble import assemble, prepare_batches
 from gantk.training.begin import try_outputs
 from gantk.training.memory import cost_of, is_out_of_memory, lighter
 
-STEPS_PER_STAGE = 3  # steps of each stage; the first one, which loads and compiles, is not timed
+STEPS_PER_STAGE = 4  # steps of each stage; the first one, which loads and compiles, is not timed
 MAX_STAGE_S = 15  # seconds of a stage after which two steps are enough
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Memory and time of a training on this machine, measured with two or three steps of each stage.
+    """Memory and time of a training on this machine, measured with up to four steps of each stage.
 
     Attributes:
         fits: whether the training fits into the memory.
@@ -169,7 +170,7 @@ def _time_stages(model: CheckedRecipe, runtime: Runtime, say: Say | None) -> tup
                 if len(took) > 1 and sum(took) > MAX_STAGE_S:
                     break
 
-        step_s = min(took[1:] or took)
+        step_s = median(took[1:] or took)
         seconds += stage.steps * step_s
         first += stage.steps
 

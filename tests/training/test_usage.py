@@ -69,7 +69,7 @@ def test_a_trial_takes_real_steps_and_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("seconds", "steps"), [(0, 2), (1000, 3)])
+@pytest.mark.parametrize(("seconds", "steps"), [(0, 2), (1000, 4)])
 def test_a_trial_of_slow_steps_takes_fewer(monkeypatch, seconds, steps):
     ended = []
     monkeypatch.setattr(trial, "MAX_STAGE_S", seconds)
