@@ -351,7 +351,7 @@ def evaluate(
         )
         alone = without_partner(tested)
         if alone and len(alone) < len(tested):
-            say(f"note     {count_noun(alone, 'image')} without a partner: {alone[0].key}")
+            say(f"note     {count_noun(alone, 'image')} without a partner, such as {alone[0].key}")
         if packing is not None:
             say(f"note     {BASELINES_FITTED_ON_TEST_IMAGES}")
         scratch = RunFolder(Path(locks.enter_context(TemporaryDirectory())))

@@ -107,9 +107,10 @@ class ImageTable:
         have; missing patients alone are a doubt.
         """
         every = {row.line for row in rows}
+        names_training = any(row.split == "train" for row in rows)
         lines = {
             "domain": {row.line for row in left_out if not row.why},
-            "split": {row.line for row in rows if not row.split},
+            "split": {row.line for row in rows if not row.split} if names_training else set(),
             "patient": {row.line for row in rows if not row.subject},
         }
         empty = {column: sorted(own) for column, own in lines.items() if own and own != every}
@@ -122,7 +123,7 @@ class ImageTable:
                 f"{self.called} has empty cells: {'; '.join(cells)}",
                 where=self._place(next(iter(empty.values()))[0]),
                 allowed=f"domain: {' or '.join(self.contrasts)}; split: train, validation or test in"
-                " each or no row",
+                " each row, or test alone to divide the others",
                 remedy="fill them in, or write none into the column split of an image that is not used",
             )
 

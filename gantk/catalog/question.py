@@ -137,7 +137,8 @@ def in_words(
     if left_out:
         parts.append(_left_out_in_words(left_out))
     if by:
-        parts.append(f"by {by}")
+        how = by.replace("{running}", "{running} (a number that is no patient)")
+        parts.append(f"by {how}")
     return "; ".join(parts)
 
 

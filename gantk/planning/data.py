@@ -135,7 +135,11 @@ def planned_split(seen: Scans) -> tuple[dict[str, Any] | None, str, int]:
     if patients < 2:
         are_slices = all(record.position is not None for record in seen.records)
         values["by"] = "block" if are_slices else "image"
-        return values, f"by {values['by']}: the patients are not known, or too few", 0
+        why = "fewer than two patients have images of both kinds"
+        if not patients_of(seen.records):
+            why = "the patients are not known"
+        what = "runs of neighbouring slices" if are_slices else "single images"
+        return values, f"{what} are held out, as {why}", 0
 
     folds = min(MAX_FOLDS, patients)
     if patients < least_patients():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gantk.catalog.question import as_setting
+from gantk.data.check.findings import Problem
 from gantk.data.sources.pairing import too_many_alone
 from gantk.errors import UserError
 from gantk.formats.files import listed_once
@@ -411,7 +412,7 @@ def _text(seen: Scans, lines: Lines, hours: float) -> str:
         out += _comment(f"{key:7}  {text}")
     for problem in seen.report["problems"]:  # without notes and what the recipe solves
         if problem["severity"] != "note" and problem["kind"] not in SOLVED_PROBLEMS:
-            out += _comment(f"{problem['severity']:8} {problem['what']}")
+            out += _comment(Problem(**problem).line)
 
     title = f"Planned: {' and '.join(seen.domains)}; {method}, {NOT_PUBLISHED}."
     out += ["", "format = 1", f"summary = {toml(title)}"]

@@ -65,10 +65,10 @@ def _why_unmatched(seen: Any, few_heads: bool, hours: float, dims: int) -> str:
         return f"they need slices, of {MIN_PATIENTS} patients or more if of volumes"
     # the search takes a tenth of the time at most
     compared = int(min(MAX_COMPARED_IMAGES, 3600 * hours))
-    images = len(seen.records)
+    images = len(seen.study.training)
     if images <= compared:
         return ""
-    return f"at most {compared} images can be compared in this time, not {images}"
+    return f"comparing {images} training images takes too long (at most {compared} in this time)"
 
 
 def _contrast(seen: Any) -> dict[str, Any]:

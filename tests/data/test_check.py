@@ -249,6 +249,19 @@ def test_pairs_that_do_not_fit_are_named(tmp_path, name):
     assert told == {f"T1/p{number}.png" for number in patients}
 
 
+@pytest.mark.parametrize("moved", [0, 7])
+def test_pictures_of_the_same_heads_are_noticed(tmp_path, moved):
+    for record in phantom(("T1", "T2"), 2, (64, 64), subjects=14, slices=2).records():
+        number = 2 * int(record.subject[-3:]) + int(record.key[-3:])
+        if moved and (number < 14) == (record.domain == "a"):
+            continue
+        first = 100 if record.domain == "b" else 10
+        save_slice(tmp_path / CONTRAST[record.domain] / f"{first + number}.png", record.read()[0])
+    said = check(tmp_path, layout="contrasts_pictures")["summary"]["pairs"]
+    assert said.startswith("none found")
+    assert ("same heads" in said) != bool(moved)
+
+
 def test_a_volume_that_is_mirrored_is_named(tmp_path):
     for (letter, subject), pixels in heads(32, 32, 32, subjects=4).items():
         moved = (letter, subject) == ("b", "subject-002")

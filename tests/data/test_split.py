@@ -150,7 +150,7 @@ def test_blocks_keep_their_distance_in_both_domains(count, extra, gap, blocks, v
 def test_without_patients_blocks_or_images_are_held_out():
     splits, _ = split(stack(40))
     assert splits.by == "block"
-    assert "data.source.patient = REGEX" in consequences(splits)[0]
+    assert "the patients are not known" in consequences(splits)[0]
     assert (
         split([Record("image", "", f"{i}", partial(pixels, i)) for i in range(10)])[0].by == "image"
     )
@@ -164,6 +164,17 @@ def test_without_patients_blocks_or_images_are_held_out():
         "a set that is not there is not invented"
     )
     assert len(split(stack(5), test=0, validation=0)[0]["train"]) == 5
+
+
+def test_patients_beside_named_test_patients_are_divided():
+    records = [replace(r, split="test" if r.subject == "p00" else None) for r in study(10)]
+    splits, how = split(records)
+    assert how.startswith("test given by the folders or the table, the rest by patient: 8 train, 1")
+    assert {record.subject for record in splits["test"]} == {"p00"}
+    check_leakage(splits)
+    records[0] = replace(records[0], split=None)
+    with pytest.raises(UserError, match="patient 'p00' in train and test"):
+        check_leakage(split(records)[0])
 
 
 def test_two_patients_of_two_classes_are_divided():

@@ -298,10 +298,12 @@ def test_one_known_patient_is_refused_without_blocks(tmp_path):
 
 def test_slices_without_patient_have_no_number_of_patients(tmp_path):
     outcome = train(files.two_domains(tmp_path / "data", 30, 30), "--set", "data.unpair=false").ok()
-    assert "the patients are not known" in outcome.out
+    said = "warning  the patients are not known, so scores may be too good\n"
+    assert said in outcome.out
+    (warned,) = (x for x in check(tmp_path / "data")["problems"] if x["kind"] == "scores")
+    assert "data.source.patient" in warned["remedy"]
     assert "On 6 test images whose patients are not known" in outcome.out
     assert "one patient" not in outcome.out
-    assert "data.source.patient" in outcome.out
     results = read_json(tmp_path / "run" / "metrics.json")
     row = results["metrics"]["a_to_b"]["psnr"]
     verdict = results["verdict"]["a_to_b"]["psnr"]

@@ -17,7 +17,7 @@ from gantk.catalog.question import LayoutQuestion, as_setting
 from gantk.catalog.scan import Asked, Patients, scan
 from gantk.data.check.findings import Problem, about_images, problem, unreadable_images
 from gantk.data.check.inspect import Inspected, inspect, inspect_kept, scans_of
-from gantk.data.check.pairs import Fit, measure_pairs, pairs_that_do_not_fit
+from gantk.data.check.pairs import Fit, measure_pairs, pairs_that_do_not_fit, show_the_same
 from gantk.data.check.write_table import expect_table, write_table
 from gantk.data.dataset import Data, Study, doubts_of, expect_usable, layouts_in_words
 from gantk.data.preparation import Record, patients_of
@@ -31,6 +31,7 @@ from gantk.data.sources.pairing import (
 from gantk.data.sources.source import file_sources, source_for
 from gantk.data.split import few_test_patients
 from gantk.data.split.near_duplicates import place_fingerprint, sample_indices
+from gantk.data.split.split import NAME_PATIENTS, PATIENTS_UNKNOWN
 from gantk.data.spread import spread
 from gantk.errors import NothingFound, TooFewImages, UserError, argument, count_noun
 from gantk.formats import files as io
@@ -45,6 +46,9 @@ MIN_DOMAIN_SHARE = 0.1  # of the images of the most frequent contrast; rarer one
 MIN_TRAINING_IMAGES = 20  # of a domain; of fewer, a line says so
 FORMAT = 1  # version of the result; increased when the meaning of a key changes
 SEVERITIES = ("error", "warning", "note")
+NAME_UNKNOWN = (
+    f"one may be in training and test, and most scores have no intervals: {NAME_PATIENTS}"
+)
 
 
 def check(
@@ -131,6 +135,7 @@ class Examination:
     items: list[Inspected] = field(default_factory=list)  # these images, or a sample of them
     problems: list[Problem] = field(default_factory=list)
     fit: Fit | None = None  # of the pairs
+    same_heads: bool = False  # whether domains without pairs seem to show the same
 
 
 @Work("looking at the images")
@@ -213,6 +218,9 @@ def _examine_use(found: Examination, study: Study, every: bool) -> None:
     if not refused:
         problems += _about_split(study, bool(doubts))
     found.fit = measure_pairs(study.records)
+    patients = [patients_of(x for x in study.records if x.domain == name) for name in study.letters]
+    if len(patients) == 2 and not found.fit and not patients[0] & patients[1]:
+        found.same_heads = show_the_same(study.records)
 
 
 def _refusal(kind: str, step: Callable[..., None], *about: Any) -> list[Problem]:
@@ -376,7 +384,8 @@ def _about_split(study: Study, are_doubted: bool) -> Iterator[Problem]:
     """Yield what a split means for the scores, unless patients are doubted, and its leaks."""
     leak = study.leaks()  # reads what the consequences compare
     for line in () if are_doubted else study.consequences():
-        yield problem("scores", line)
+        remedy = NAME_UNKNOWN if line.startswith(PATIENTS_UNKNOWN) else None
+        yield problem("scores", line, (), remedy)
     if leak:
         kind = "same-patient" if leak.where == "data.same_patient" else "leak"
         severity = "note" if study.guessed and kind == "same-patient" else None
@@ -459,6 +468,11 @@ def _summary_of_use(found: Examination, usage: Study) -> dict[str, str]:
     is_stated = usage.source.pairs_by == "table"
     known = "by name" if by_name and not is_stated else "registered"
     said = f"{len(pairs)} {known}; {measured} measured" if pairs else "none found"
+    if found.same_heads:
+        said += (
+            ", but both domains seem to show the same heads: if they are pairs, name them alike or"
+            " write a table"
+        )
     if not pairs and on_other_grids(usage.records):
         said = "none found on one grid: use --set data.source.onto=a"
     layout = layouts_in_words(usage.source)

@@ -35,9 +35,10 @@ USE_BLOCKS = (
     " for these patients)"
 )
 NAME_PATIENTS = (
-    "name the patients: one folder for each, data.source.patient = REGEX, or a CSV"
-    " (`gantk data check SCANS --table scans.csv`)"
+    "name the patients: one folder for each, a table (`gantk data check SCANS --table scans.csv`), or"
+    r" a pattern of names: --set 'data.source.patient=(P\d+)' finds P07 in P07_slice3.png"
 )
+PATIENTS_UNKNOWN = "the patients are not known"
 Known = dict[tuple[str, str], Fingerprint]  # by domain and key
 
 
@@ -71,8 +72,9 @@ def split_records(
     """Split records into train, validation and test: the sets and a description, which depend on
     the arguments only.
 
-    `folds` have priority; then the sets that folders or a table name (`Record.split`). A set that
-    these do not name is empty. Only `by = "block"` divides known patients. Of two patients, one is
+    `folds` have priority; then the sets that folders or a table name (`Record.split`). Where these
+    name only held-out images, the others are divided, but for a test if that is named; else a set
+    that they do not name is empty. Only `by = "block"` divides known patients. Of two patients, one is
     trained on and one tested, of three `auto` trains on two; neither leaves one for validation.
     Patients who lack a contrast that most have are trained on: a test could not compare their
     images. Registered pairs are never divided.
@@ -89,10 +91,16 @@ def split_records(
         raise UserError(what, where="data.split", allowed="shares of 0 or more with a sum below 1")
 
     made: dict[str, Any] = {"seed": table.seed}
-    if not table.folds and any(record.split for record in records):
-        splits, how = _as_named(records)
+    known = {} if fingerprints is None else fingerprints
+    named = [record for record in records if record.split]
+    if not table.folds and named:
+        others = [record for record in records if not record.split]
+        if others and all(record.split != "train" for record in named):
+            splits, how = _beside_named(named, others, table, known)
+        else:
+            splits, how = _as_named(records)
     else:
-        splits, how = _draw(records, table, {} if fingerprints is None else fingerprints)
+        splits, how = _draw(records, table, known)
         made |= {"folds": table.folds, "fold": table.fold} if table.folds else {}
 
     splits.made = made
@@ -111,6 +119,22 @@ def _as_named(records: Sequence[Record]) -> tuple[Splits, str]:
     lacking = [f", no {name}" for name in ("test", "validation") if not sets[name]]
     how = f"{' and '.join(held_out or ['train'])} given by {origin}{''.join(lacking)}"
     return Splits(sets, "folders"), f"{how}: {_counts(sets)}"
+
+
+def _beside_named(
+    named: Sequence[Record], others: Sequence[Record], table: SplitTable, known: Known
+) -> tuple[Splits, str]:
+    """The held-out sets that a table names, and the `others` divided into those that it does not."""
+    sets = _sets_of([str(record.split) for record in named], named)
+    lacking = {name: getattr(table, name) for name in SETS[1:] if not sets[name]}
+    shares = dict.fromkeys(SETS[1:], 0.0) | lacking
+    drawn, _ = _draw(others, table.model_copy(update=shares), known)
+    given = " and ".join(name for name in SETS if sets[name])
+    for name, own in drawn.items():
+        sets[name] += own
+    counts = _description([*named, *others], sets, str(drawn.by), table.gap)
+    how = f"{given} given by the folders or the table, the rest by {drawn.by}: {counts}"
+    return Splits(sets, "folders"), how
 
 
 def _draw(records: Sequence[Record], table: SplitTable, known: Known) -> tuple[Splits, str]:
@@ -485,13 +509,8 @@ def consequences(
     alike = like_training(splits, fingerprints)
     seen = f"{len(alike)} of {count_noun(splits['test'], 'test image')} look like slices next to training images"
     if "" in tested:
-        same = "so one may be in training and test: scores may be"
-        if alike:
-            same = f"and {seen}, so some are in both: scores are"
-        lines.append(
-            f"the patients are not known, {same} too good, and most have no intervals."
-            f" To change this, {NAME_PATIENTS}"
-        )
+        too_good = f" and {seen}: scores are" if alike else ", so scores may be"
+        lines.append(f"{PATIENTS_UNKNOWN}{too_good} too good")
     elif alike:
         people = dict.fromkeys(f"'{test.subject}' like '{train.subject}'" for test, train in alike)
         lines.append(
