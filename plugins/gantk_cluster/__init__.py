@@ -47,7 +47,7 @@ def gantk_step_logged(run, logs) -> None:
 
 @hookimpl
 def gantk_training_ended(run) -> None:
-    """Send the rest, the scores and the report, and close the trackers."""
+    """Send the rest and the scores, and close the trackers."""
     from gantk_cluster.track import bring_up_to_date
 
     bring_up_to_date(run, ending=True)

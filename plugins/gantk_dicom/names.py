@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from datetime import datetime
 
 import numpy as np
 from pydicom.datadict import dictionary_VR, keyword_for_tag
@@ -152,21 +151,9 @@ def first_number(dataset: Dataset, keyword: str) -> float | None:
 
 
 def age_in_years(dataset: Dataset) -> float | None:
-    """The patient's age, such as `018M`, or else the time from birth to the study; None where the
-    header does not say it.
-    """
+    """The patient's age, such as `018M`; None where the header does not say it."""
     said = re.fullmatch(r"(\d{1,3})([DWMY])", text_of(dataset, "PatientAge"))
-    if said:
-        return int(said[1]) / AGE_UNITS[said[2]]
-    try:
-        born, seen = (
-            datetime.strptime(text_of(dataset, name), "%Y%m%d")
-            for name in ("PatientBirthDate", "StudyDate")
-        )
-    except ValueError:
-        return None
-    years = (seen - born).days / AGE_UNITS["D"]
-    return years if years >= 0 else None
+    return int(said[1]) / AGE_UNITS[said[2]] if said else None
 
 
 def body_part(dataset: Dataset) -> str | None:

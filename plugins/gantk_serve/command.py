@@ -9,6 +9,8 @@ import click
 
 from gantk.terminal import Command, CommandGroup
 
+SHOWN = 20  # series of the status
+SHOWN_KEYS = ("time", "series", "description", "reason")
 START = "start"  # the command that `gantk serve RULES` stands for
 
 
@@ -49,13 +51,18 @@ def start(rules: Path) -> None:
 @click.argument("rules", type=click.Path(path_type=Path), default=Path("rules.toml"))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(rules: Path, as_json: bool) -> None:
-    """Show what became of the series in the Orthanc of the file RULES."""
-    from gantk.terminal import console
-    from gantk_serve.status import status_of, tables_of
+    """Show what became of the series in the Orthanc of the file RULES, the last one first."""
+    from gantk.terminal import console, table
+    from gantk_serve.status import status_of
 
-    status = status_of(rules)
+    found = status_of(rules)
     if as_json:
-        click.echo(json.dumps(status))
+        click.echo(json.dumps(found))
         return
-    for table in tables_of(status):
-        console().print(table)
+    rows = [
+        (each["outcome"], "; ".join(filter(None, map(each.get, SHOWN_KEYS))))
+        for each in found
+        if each["outcome"] != "left out"
+    ]
+    title = f"the last {SHOWN} series (all of them: --json)"
+    console().print(table(("outcome", title), rows[:SHOWN]))

@@ -297,12 +297,10 @@ class Orthanc:
 
 
 def connect(rules: Rules) -> Orthanc:
-    """The Orthanc of a file of rules; UserError where it does not answer, does not let the worker
-    in, or lacks a modality that a rule sends to.
-    """
+    """The Orthanc of a file of rules; UserError where it does not answer, or does not let the worker in."""
     orthanc = Orthanc(rules.orthanc)
     try:
-        modalities = orthanc.ask(list[str], "GET", "/modalities")
+        orthanc.ask(list[str], "GET", "/modalities")
     except Away as error:
         raise UserError(str(error), where="orthanc.url", remedy=HOW_TO_GET_ONE) from None
     except Refused as error:
@@ -310,15 +308,6 @@ def connect(rules: Rules) -> Orthanc:
             str(error), where="[orthanc]", remedy="correct the user, the password and the url"
         ) from None
 
-    for number, rule in enumerate(rules.rules):
-        for name in rule.modalities:
-            if name not in modalities:
-                raise UserError(
-                    f"rule {number + 1} sends to '{name}', which is no modality of Orthanc",
-                    where=f"rules.{number}.send",
-                    allowed=modalities or "no modality, because Orthanc knows none",
-                    remedy="add it to DicomModalities in Orthanc's settings",
-                )
     return orthanc
 
 

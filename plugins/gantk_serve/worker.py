@@ -493,8 +493,8 @@ def serve(rules: str | Path, *, say: Say = print) -> None:
         say: called with a line for each event.
 
     Raises:
-        UserError: the rules are wrong, Orthanc does not answer or lacks a modality, another process
-            has the worker's folder, a model cannot be loaded, or a package is missing.
+        UserError: the rules are wrong, Orthanc does not answer, another process has the worker's
+            folder, a model cannot be loaded, or a package is missing.
     """
     loaded = load_rules(Path(rules))
     with importing("`gantk serve`", "serve"):

@@ -26,7 +26,6 @@ ALLOWED = {
     ("gantk/report/pictures.py", "open"): "pictures that Samples.picture has accepted",
     ("plugins/gantk_studies/card.py", "read_text"): "the package's own items.toml",
     ("plugins/gantk_cluster/slurm/script.py", "read_text"): "the package's own template",
-    ("plugins/gantk_cluster/track/trackers.py", "open"): "pictures that is_inside has accepted",
 }
 
 

@@ -17,7 +17,7 @@ COUNT = click.IntRange(1, 100_000)
         "gantk slurm dualgan_t1t2 --data SCANS --nodes 2 --gpus 4 > job.sh && sbatch --time 8:00:00 job.sh",
     ],
 )
-@click.argument("what", metavar="RECIPE|RUN|SWEEP")
+@click.argument("what", metavar="RECIPE|RUN")
 @click.option("--nodes", type=COUNT, default=1, show_default=True, help="Machines.")
 @click.option(
     "--gpus",
@@ -32,22 +32,13 @@ COUNT = click.IntRange(1, 100_000)
 @click.option(
     "--out", metavar="DIR", help="Run folder, visible to all nodes. Default: runs/NAME-JOB."
 )
-@click.option(
-    "--sweep",
-    metavar="OPTIONS",
-    help="Run a sweep of RECIPE: --sweep '--space train.seed=1..9 --trials 40'.",
-)
-def slurm_command(what, sweep, **options) -> None:
+def slurm_command(what, **options) -> None:
     """Print a commented job script for sbatch.
 
-    The job trains a RECIPE, or resumes a RUN or a SWEEP (the folder of `gantk sweep`). A sweep uses
-    Ray on every node. Two minutes before its time limit, or when it is preempted, the job writes a
+    The job trains a RECIPE, or resumes a RUN. Two minutes before its time limit, or when it is preempted, the job writes a
     checkpoint, queues itself again and later resumes exactly there. A failed job is not restarted.
     Time, partition and cores are sbatch's own options.
     """
-    from gantk_cluster.slurm.script import job_script, sweep_words
+    from gantk_cluster.slurm.script import job_script
 
-    if sweep is not None:
-        sweep = sweep_words(what, sweep)
-
-    click.echo(job_script(what, sweep=sweep, **options), nl=False)
+    click.echo(job_script(what, **options), nl=False)

@@ -1,6 +1,4 @@
-"""Trackers: write a training's curves, samples, scores and report to TensorBoard, Weights & Biases
-or MLflow.
-"""
+"""Trackers: write a training's numbers to TensorBoard, Weights & Biases or MLflow."""
 
 from __future__ import annotations
 
@@ -46,7 +44,7 @@ def bring_up_to_date(run: Path, ending: bool) -> None:
 
 
 class Follower:
-    """Sends the log and the sample pictures of one run to one tracker.
+    """Sends the log and the scores of one run to one tracker.
 
     Steps that an earlier sitting sent are not sent again. A tracker that fails is not called again,
     after a warning, and catches up at the next resume.
@@ -58,12 +56,12 @@ class Follower:
         self.log = open_log(run)  # stays open, as it grows
         self.file = f"track-{part.name}.json"
         self.sent = read(run, self.file, Sent) or Sent()
-        self.sent_before = self.last_picture = self.sent.step
+        self.sent_before = self.sent.step
         self.tracker: Any = None
         self.failed = False
 
     def follow(self, ending: bool) -> None:
-        """Send what is new; `ending`: also scores and report."""
+        """Send what is new; `ending`: also the scores."""
         if self.failed:
             return
         try:
@@ -81,21 +79,16 @@ class Follower:
         for line in further_lines(self.log, []):  # the report counts the damaged ones
             if line.step > self.sent_before:
                 self._put(line.step, tables_of(line))
-        for step, pictures in self.run.samples.items():
-            if self.last_picture < step <= self.sent.step:
-                self._put(step, {"samples": {each.stem: each for each in pictures}})
-                self.last_picture = step
         if ending:
             results = read_results(self.run.path)
-            report = self.run.path / "report.html"
-            finished = report.is_file() and self.sent.step >= (results.step or 0)
+            finished = bool(results.metrics) and self.sent.step >= (results.step or 0)
             if finished:
                 scores = {
                     key: {metric: score.value for metric, score in found.items()}
                     for key, found in results.metrics.items()
                 }
                 self._put(self.sent.step, {"scores": scores})
-            self.tracker.end(self.sent.step, report if finished else None)
+            self.tracker.end(self.sent.step, finished)
             self.log.close()
         self.run.write_json(self.file, self.sent.dump())
 

@@ -1,9 +1,8 @@
-"""The trackers: write scalars, pictures, scores and a report to TensorBoard, Weights & Biases and
-MLflow.
+"""The trackers: write losses, scores and settings to TensorBoard, Weights & Biases and MLflow.
 
 Each is built with the run folder, the recipe's tables and what was sent before (`gantk_cluster.track.Sent`),
-in which it stores its name of the run. `put` takes numbers and paths of pictures; `end` takes the report, or None if the training
-was stopped.
+in which it stores its name of the run. `put` takes numbers; `end` takes whether the training has
+finished.
 """
 
 from __future__ import annotations
@@ -13,11 +12,9 @@ import os
 import secrets
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import tomli_w
-from PIL import Image
 
 from gantk.files import expect_inside
 from gantk.runs.folder import flat
@@ -25,14 +22,13 @@ from gantk_cluster.track import Sent
 
 # first parts of the names of entries, in their order within a step
 EXPERIMENT = "gantk"  # of MLflow's runs
-KINDS = ("losses", "training", "validation", "samples", "scores")
+KINDS = ("losses", "training", "validation", "scores")
 
 
 class TensorBoard:
     """Writes TensorBoard event files to tensorboard/ of the run folder.
 
-    `tensorboard --logdir runs` compares all runs. TensorBoard stores no files, so gantk only records
-    the report's path and the recipe's text.
+    `tensorboard --logdir runs` compares all runs.
     """
 
     def __init__(self, run: Path, recipe: dict[str, Any], sent: Sent):
@@ -45,19 +41,12 @@ class TensorBoard:
         if not again:
             self.writer.add_text("recipe", f"```\n{tomli_w.dumps(recipe)}```", 0)
 
-    def put(self, step: int, values: dict[str, float | Path]) -> None:
+    def put(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
-            if isinstance(value, Path):
-                self.writer.add_image(
-                    name, np.atleast_3d(Image.open(value)), step, dataformats="HWC"
-                )
-            else:
-                self.writer.add_scalar(name, value, step)
+            self.writer.add_scalar(name, value, step)
         self.writer.flush()
 
-    def end(self, step: int, report: Path | None) -> None:
-        if report:
-            self.writer.add_text("report", str(report.absolute()), step)
+    def end(self, step: int, finished: bool) -> None:
         self.writer.close()
 
 
@@ -75,18 +64,12 @@ class WandB:
         sent: Sent,
         *,
         project: str = "gantk",  # project of the run
-        # auto: $WANDB_MODE if set, else online if this machine has an account
-        mode: Literal["auto", "online", "offline"] = "auto",
     ):
         import wandb
 
         expect_inside(run, run / "wandb")
-        if mode == "auto":
-            mode = os.environ.get("WANDB_MODE") or (
-                "online" if wandb.login(prompt=False) else "offline"
-            )
-
-        self.wandb = wandb
+        account = "online" if wandb.login(prompt=False) else "offline"
+        mode = os.environ.get("WANDB_MODE", account)
         sent.id = sent.id or secrets.token_hex(4)
         self.run = wandb.init(
             project=project,
@@ -101,21 +84,13 @@ class WandB:
         )
         self.run.define_metric("*", step_metric="step")
 
-    def put(self, step: int, values: dict[str, float | Path]) -> None:
-        shown = {
-            name: self.wandb.Image(str(v)) if isinstance(v, Path) else v
-            for name, v in values.items()
-        }
+    def put(self, step: int, values: dict[str, float]) -> None:
         # wandb skips a known step
         row = len(KINDS) * step + KINDS.index(next(iter(values)).split("/")[0])
-        self.run.log(shown | {"step": step}, step=row, commit=True)
+        self.run.log(values | {"step": step}, step=row, commit=True)
 
-    def end(self, step: int, report: Path | None) -> None:
-        if report:
-            artifact = self.wandb.Artifact(f"report-{self.run.id}", type="report")
-            artifact.add_file(str(report))
-            self.run.log_artifact(artifact)
-        self.run.finish(exit_code=0 if report else 1)
+    def end(self, step: int, finished: bool) -> None:
+        self.run.finish(exit_code=0 if finished else 1)
 
 
 class MLflow:
@@ -156,16 +131,10 @@ class MLflow:
         self.id = sent.id
         self.client.update_run(self.id, status="RUNNING")  # also after a resume
 
-    def put(self, step: int, values: dict[str, float | Path]) -> None:
-        scalars = {name: v for name, v in values.items() if not isinstance(v, Path)}
+    def put(self, step: int, values: dict[str, float]) -> None:
         now = round(1000 * time.time())
-        self.client.log_batch(
-            self.id, [self.mlflow.entities.Metric(*each, now, step) for each in scalars.items()]
-        )
-        for name in values.keys() - scalars.keys():
-            self.client.log_image(self.id, Image.open(values[name]), key=name, step=step)
+        metrics = [self.mlflow.entities.Metric(*each, now, step) for each in values.items()]
+        self.client.log_batch(self.id, metrics)
 
-    def end(self, step: int, report: Path | None) -> None:
-        if report:
-            self.client.log_artifact(self.id, str(report))
-        self.client.set_terminated(self.id, "FINISHED" if report else "KILLED")
+    def end(self, step: int, finished: bool) -> None:
+        self.client.set_terminated(self.id, "FINISHED" if finished else "KILLED")

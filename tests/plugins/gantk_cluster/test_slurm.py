@@ -137,41 +137,13 @@ def test_only_what_was_stopped_is_queued_again(gantk, tmp_path, task, again, sta
     assert code == 0 if again else f"exit {code}" in task, said
 
 
-def test_slurm_sweep_uses_all_nodes_and_resumes(gantk, tiny_run, tmp_path):
-    asked = [
-        "--nodes",
-        3,
-        "--gpus",
-        2,
-        "--set",
-        "train.steps=9",
-        "--sweep",
-        "--space 'a=1, 2' --trials 4",
-    ]
-    script = gantk("slurm", "dualgan_t1t2", *asked).out
-    new = """ || sweep=(dualgan_t1t2 --set train.steps=9 --space 'a=1, 2' --trials 4 --out "$out")\n"""
-    ray = """bash -c "$head" "$first/$port" ray symmetric-run --address "$first:$port" --min-nodes 3 ${SLURM_CPUS_PER_TASK:+--num-cpus=$SLURM_CPUS_PER_TASK} """
-    sweep = """-- gantk sweep "${sweep[@]}" --address auto &\n"""
-
-    assert new in script
+def test_a_run_is_resumed_with_the_cores_of_sbatch(gantk, tiny_run):
+    again = gantk("slurm", tiny_run, "--nodes", 3, "--gpus", 2).out
     cores = "${SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK}"
-    assert f"\nsrun {cores} \\\n{ray}{sweep}" in script
-    assert "--ntasks-per-node=1\n" in script
-    assert " GRPC_DNS_RESOLVER=native\n" in script
-    (tmp_path / "sweep.json").write_text("{}", "utf-8")
-    assert (resumed := gantk("slurm", tmp_path).out).count("sweep=(") == 1
-    assert 'sweep=(--resume "$out")' in resumed
-    assert f"\nout={tiny_run}\n" in (again := gantk("slurm", tiny_run).out)
+    assert f"\nout={tiny_run}\n" in again
     assert f'\nsrun {cores} \\\ngantk resume "$out" &' in again
-    assert not any(
-        subprocess.run(["bash", "-n"], input=text, text=True).returncode for text in (script, again)
-    )
-
-
-def test_a_sweep_whose_ray_did_not_start_has_failed(gantk, tmp_path):
-    script = hasty(gantk("slurm", "dualgan_t1t2", "--out", tmp_path, "--sweep", "").out)
-    for task, code in (("exit 0", 1), (f"touch {tmp_path}/sweep.csv", 0)):
-        assert sbatch(script, tmp_path, INSTEAD=task)[0] == code
+    assert "--nodes=3\n#SBATCH --ntasks-per-node=2\n#SBATCH --gpus-per-node=2\n" in again
+    assert not subprocess.run(["bash", "-n"], input=again, text=True, check=False).returncode
 
 
 WRONG = {
@@ -182,10 +154,6 @@ WRONG = {
 }
 WRONG |= {
     "t1t2 --out RUN": "slurm",
-}
-WRONG |= {
-    't1t2 --sweep "\'"': "quote",
-    "t1t2 --sweep --trails=4": "--trials",
 }
 
 

@@ -35,7 +35,6 @@ WRONG = {
     "an unknown key": ('[orthanc]\nurll = "x"', "Did you mean 'url'"),
     "a rule without a model": ('[[rules]]\nto = "T2"', "model"),
     "an unknown table": ("[dicom]\nport = 4243", "Allowed: format, orthanc"),
-    "an unknown modality": ('[[rules]]\nmodel = "t1t2"\nsend = "OTHER"', "no modality of Orthanc"),
     "a password in the address": ('[orthanc]\nurl = "http://a:b@x"', "orthanc.url"),
     "a file as address, or a password": ('[orthanc]\nurl = "file:///etc/passwd"', "orthanc.url"),
     "a user without a password": ('[orthanc]\nuser = "a"', "needs a password"),
@@ -64,21 +63,15 @@ def test_without_an_orthanc_it_says_how_to_get_one(rules, gantk):
 def test_status_fits_a_terminal_and_gives_reasons(orthanc, rules, gantk, tmp_path):
     done, refused = (orthanc.add(*study(tmp_path / "s", number)) for number in (1, 2))
     orthanc.add(*study(tmp_path / "s", 3), stable=False)
-    left_out = orthanc.add(*study(tmp_path / "s", 4))
-    common = {"time": "2026-11-27T10:00:00+00:00", "model": {"name": "t1t2"}}
     reason = "the series lacks 2 of the 6 images that its header states: " + "word " * 30
-    outcomes = ((done, "done", ""), (refused, "refused", reason), (left_out, "left out", "no rule"))
-    for name, outcome, why in outcomes:
-        made = common | {"outcome": outcome, "reason": why, "sources": {name: ""}}
+    for name, outcome, why in ((done, "done", ""), (refused, "refused", reason)):
+        made = {"time": "2026-11-27T10:00:00+00:00", "outcome": outcome, "reason": why}
         orthanc.metadata[name] = json.dumps(made).encode()
     told = gantk("serve", "status", rules("[orthanc]")).ok()
 
-    counts = [line.split()[:2] for line in told.out.splitlines()[1:5]]
-    assert counts == [["1", "receiving"], ["1", "done"], ["1", "refused"], ["1", "left"]]
-    words = " ".join(told.out.split())
-    assert f"; {done}; T1 tse tra" in words
-    assert "lacks 2 of the 6 images" in words
-    assert left_out not in words
+    words = "".join(told.out.split())
+    assert words.count("done") == words.count("refused") == words.count("receiving") == 1
+    assert "lacks" in words
     assert max(map(len, told.out.splitlines())) <= 80
 
 
@@ -86,16 +79,12 @@ def test_status_as_json(orthanc, rules, gantk, tmp_path):
     name = orthanc.add(*study(tmp_path / "s", 1))
     told = json.loads(gantk("serve", "status", rules("[orthanc]"), "--json").out)
 
-    assert told["counts"]["waiting"] == 1
-    study_of_it = told["series"][0].pop("study")
-    assert study_of_it in {each["study"] for each in orthanc.files.values()}
-    assert told["series"] == [
+    assert told == [
         {
             "series": name,
             "outcome": "waiting",
             "reason": "",
             "time": "",
             "description": "T1 tse tra",
-            "model": "",
         }
     ]
