@@ -173,7 +173,7 @@ def main_rows(results: Results) -> list[Row]:
 
 
 def result_sentence(results: Results, *, unseen: bool = True) -> str:
-    """The result in one sentence that needs no knowledge of the scores: the first score of each
+    """The result in sentences that need no knowledge of the scores: the first score of each
     direction, directions that are behind first; then where other scores fare worse. "" where nothing
     was compared. `unseen`: False where patients were allowed on both sides of the split.
     """
@@ -193,7 +193,8 @@ def result_sentence(results: Results, *, unseen: bool = True) -> str:
             by_score[row.name].append(replace(row, name=""))  # which is said once
     for name, own in by_score.items():
         clauses += [f"by {name}, {clause}" for clause in _verdicts_in_words(results, own)]
-    return f"{_tested_on(results, unseen)} {'; '.join(clauses)}."
+    clauses[0] = f"{_tested_on(results, unseen)} {clauses[0]}"
+    return " ".join(f"{clause[0].upper()}{clause[1:]}." for clause in clauses)
 
 
 def _beside_real_images(results: Results, key: str) -> str:
@@ -219,8 +220,11 @@ def _verdicts_in_words(results: Results, rows: Sequence[Row]) -> Iterator[str]:
     directions = len({row.key for row in rows})
     for (_, rival), own in groups.items():
         figures: dict[str, list[str]] = defaultdict(list)
+        said = ""  # the name of the score above, which is not repeated
         for row in own:
-            gain = f"{row.name} {row.difference} {row.difference_interval}".strip()
+            name = "" if row.name == said else row.name
+            said = row.name
+            gain = f"{name} {row.difference} {row.difference_interval}".strip()
             inside = results.verdict_of(row.key, row.metric + FOREGROUND)
             if row.tone == "bad" and inside.better:
                 gain += f", but {SHORT_WORDS[tone_of(inside)]} in the foreground"

@@ -114,7 +114,7 @@ def test_one_sentence_says_first_which_direction_is_behind():
     found = result({"a_to_b": WON, "b_to_a": LOST})
     said = result_sentence(found)
     assert said == (
-        "On 8 unseen patients, T2 -> T1 is not better than a simple intensity map (PSNR 1.73 dB worse);"
+        "On 8 unseen patients, T2 -> T1 is not better than a simple intensity map (PSNR 1.73 dB worse)."
         " T1 -> T2 is better than histogram matching (PSNR 1.00 dB better)."
     )
     assert len(said.split()) <= 35
@@ -145,8 +145,8 @@ MANY = {
     ),
     "some lost": (
         [WON, LOST, FEW, LOST],
-        "not better than a simple intensity map (PSNR in 2 of 4 directions); the model is ahead of"
-        " histogram matching (PSNR in 1 of 4 directions), but this can be chance: 5 patients are too few, at least 6 are needed; the model"
+        "not better than a simple intensity map (PSNR in 2 of 4 directions). The model is ahead of"
+        " histogram matching (PSNR in 1 of 4 directions), but this can be chance: 5 patients are too few, at least 6 are needed. The model"
         " is better than histogram matching (PSNR in 1 of 4 directions).",
     ),
     "none compared": ([{}] * 4, ""),
@@ -241,7 +241,7 @@ OF_FEW = ", but this can be chance: 5 patients are too few, at least 6 are neede
             WON,
             LOST,
             WON,
-            "histogram matching (PSNR 1.00 dB better); by SSIM, T1 -> T2 is not better than a simple"
+            "histogram matching (PSNR 1.00 dB better). By SSIM, T1 -> T2 is not better than a simple"
             " intensity map (1.73 dB worse, but better in the foreground).",
             ["PSNR", "SSIM", "SSIM in the foreground"],
         ),
@@ -309,12 +309,12 @@ def test_unseen_patients_are_claimed_only_without_leaks():
         ({"psnr_lesion": WON}, "", "good"),
         (
             {"psnr_lesion": WON, "ssim_lesion": with_test(5, 0.01)},
-            "; by SSIM in the lesion, T1 -> T2 is ahead of histogram matching (1.00 dB",
+            ". By SSIM in the lesion, T1 -> T2 is ahead of histogram matching (1.00 dB",
             "near",
         ),
         (
             {"psnr_lesion": with_test(5, 0.01), "ssim_lesion": LOST, "mae_foreground": LOST},
-            "; by SSIM in the lesion, T1 -> T2 is not better than a simple intensity map (1.73 dB worse)",
+            ". By SSIM in the lesion, T1 -> T2 is not better than a simple intensity map (1.73 dB worse)",
             "bad",
         ),
     ],
@@ -327,5 +327,5 @@ def test_what_fares_worse_in_lesions_is_always_said(lesion, said, tone):
     judged = {name: Verdict.model_validate(each) for name, each in verdicts.items()}
     found.verdict["a_to_b"] = judged
     sentence = result_sentence(found)
-    assert (said in sentence) and ("by " in sentence) == bool(said)
+    assert (said in sentence) and ("By " in sentence) == bool(said)
     assert result_tone(found) == tone
