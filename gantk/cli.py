@@ -483,6 +483,7 @@ def sample(run, no_post, **options) -> None:
 @click.option(
     "--data", metavar="PATH", help="Score RUN on the pairs of this file or folder instead."
 )
+@click.option("--to", metavar="DOMAIN", help="Score only images of this domain (CT), with --data.")
 @click.option("--pred", metavar="DIR", help="Folder of images to score.")
 @click.option("--truth", metavar="DIR", help="Folder of the true images, matched by name or visit.")
 @click.option("--match", is_flag=True, help=MATCH)
@@ -513,6 +514,7 @@ def evaluate(
     run,
     others,
     data,
+    to,
     pred,
     truth,
     match,
@@ -526,8 +528,8 @@ def evaluate(
 ) -> None:
     """Score RUN on its held-out test images, or a folder of images against the truth.
 
-    The result is a table with the strongest baseline for each score. metrics.json and the report have
-    all details.
+    The result is a table with the strongest baseline for each score. metrics.json and the report
+    have all details.
 
     With --data, RUN and OTHER models are scored on whole files of other pairs of their domains, on
     one scale of gray values, patient by patient. Patients that one of them was trained on are left
@@ -547,30 +549,36 @@ def evaluate(
         raise click.UsageError("--data needs a RUN")
     if figures and not data:
         raise click.UsageError("--figures needs --data; of a run: `gantk report RUN --figures DIR`")
+    if to and not data:
+        raise click.UsageError("--to needs --data SCANS: a run's own scores have all directions")
 
     names = split_names(metrics)
     options["say"] = line_printer(json_file)
-    from gantk.metrics.compare_folders import PAIR_METRICS, compare
+    from gantk.metrics.compare_folders import PAIR_METRICS, are_of_file_pairs, compare
 
     of_files = names or PAIR_METRICS
+    models = {}
+    said: list[str] = []
+    if others or figures or (data and are_of_file_pairs(of_files)):
+        from gantk.metrics.compare_models import load_models, makes_single_images
+
+        models = load_models([run, *others], options["device"], said.append)
+        is_compared = others or figures or all(map(makes_single_images, models.values()))
+        models = models if is_compared else {}
     found: dict
     if not run:
         del options["set"]
         found = compare(pred, truth, metrics=of_files, **files, **options)
-    elif others or figures or (data and _are_whole_files(run, of_files)):
-        options["metrics"] = of_files
-        found = _compare_models([run, *others], data, figures, overwrite, options)
+    elif models:
+        for line in said:
+            options["say"](line)
+        options |= {"metrics": of_files, "to": to}
+        found = _compare_models(models, data, figures, overwrite, options)
     else:  # on its own scale, or as sets
+        if to:
+            raise click.UsageError("--to needs a model of single contrasts, and metrics of pairs")
         found = api.evaluate(run, metrics=names, data=data, **options)
     write_json(json_file, found, overwrite)
-
-
-def _are_whole_files(run: str, metrics: Sequence[str]) -> bool:
-    """Whether these metrics score, by pairs, whole files that a model makes."""
-    from gantk.metrics.compare_folders import are_of_file_pairs
-    from gantk.metrics.compare_models import makes_single_images
-
-    return are_of_file_pairs(metrics) and makes_single_images(run)
 
 
 def _compare_models(models, data, figures, overwrite, options) -> dict:

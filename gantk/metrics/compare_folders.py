@@ -167,8 +167,10 @@ def compare(
     scores: ScoresByMetric = {}
     warning = ""
     if of_pairs:
-        lines, scores, warning = score_files(found, scale, of_pairs, place, DIRECTION)
-        result.lines.append(lines)
+        scorer = FileScorer((pair.read()[1] for pair in found), of_pairs, place)
+        result.lines.append(scorer.score(found, scale, DIRECTION))
+        scores = scorer.scores_of(result.lines[0])
+        warning = scorer.warning
         notes.append(NO_BASELINE)
     if of_sets:
         sets, of_range = _score_sets(scale, made, real, of_sets, place, read)
@@ -186,37 +188,6 @@ def compare(
     for line in shown:
         say(line)
     return Scores(result)
-
-
-def score_files(
-    pairs: Sequence[FilePair],
-    scale: ScaleFit,
-    parts: Sequence[Part],
-    device: Any,
-    direction: str,
-    unit: str = "",
-    regions: Sequence[str] = WHOLE,
-) -> tuple[pd.DataFrame, ScoresByMetric, str]:
-    """Score predictions, as `scale` maps them, over the range of the truth: a line for each image and
-    metric, the scores of all, and the warning of the range or regions. `unit`, `regions`: as of
-    `FileScorer`. UserError where no metric can be computed.
-    """
-    gray = gray_range(pair.read()[1] for pair in pairs)
-    scorer = FileScorer(gray, parts, device, unit, regions)
-    if not scorer.metrics:
-        reason = next(iter(scorer.too_small.values())).definition.rpartition("/not-computed: ")[2]
-        remedy = "use other metrics too, such as psnr or mae"
-        raise UserError(reason, where="--metrics", remedy=remedy)
-    found = []
-    alarms = []
-    for pair in track(pairs, "scoring"):
-        output, truth = (torch.tensor(image.pixels)[None] for image in pair.read())
-        about = References(truth, [pair.patient], names=[pair.name], **pair.about())
-        found.append(scorer(scale(output), about, direction=direction))
-        alarms.append(alarm_of_regions(about))
-    lines = pd.concat(found, ignore_index=True)
-    warning = gray.warning or (alarms[0] if all(alarms) else "")
-    return lines, scorer.scores_of(lines), warning
 
 
 def metric_of_files(name: str) -> Part:
@@ -297,12 +268,14 @@ class FileScorer(PairScorer):
 
     def __init__(
         self,
-        gray: GrayRange,
+        truths: Iterable[Image],
         parts: Sequence[Part],
         device: Any,
         unit: str = "",  # of the values, where it is known
         regions: Sequence[str] = WHOLE,
     ):
+        gray = gray_range(truths)
+        self.warning = gray.warning  # of the range; after `score` also of the regions
         dims = len(min(gray.sizes, key=len))
         metrics = []
         self.too_small: ScoresByMetric = {}
@@ -319,6 +292,22 @@ class FileScorer(PairScorer):
                 nothing = Score(value=None, ci95=None, n=0)
                 self.too_small[metric.name] = metric_score(metric, nothing, 0, definition)
         super().__init__(metrics, gray.black, gray.span, dims, 1, device, regions)
+
+    def score(self, pairs: Sequence[FilePair], scale: ScaleFit, direction: str) -> pd.DataFrame:
+        """The table of predictions, as `scale` maps them; UserError where no metric can be computed."""
+        if not self.metrics:
+            reason = next(iter(self.too_small.values())).definition.rpartition("/not-computed: ")[2]
+            remedy = "use other metrics too, such as psnr or mae"
+            raise UserError(reason, where="--metrics", remedy=remedy)
+        found = []
+        alarms = []
+        for pair in track(pairs, "scoring"):
+            output, truth = (torch.tensor(image.pixels)[None] for image in pair.read())
+            about = References(truth, [pair.patient], names=[pair.name], **pair.about())
+            found.append(self(scale(output), about, direction=direction))
+            alarms.append(alarm_of_regions(about))
+        self.warning = self.warning or (alarms[0] if all(alarms) else "")
+        return pd.concat(found, ignore_index=True)
 
     def scores_of(self, lines: pd.DataFrame) -> ScoresByMetric:
         """The scores over all files that have these lines."""

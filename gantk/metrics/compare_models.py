@@ -5,7 +5,6 @@ them, of patients that none of the models was trained on.
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from gantk.catalog.contrasts import contrast_names
+from gantk.data.check.pairs import measure_pairs, pairs_that_do_not_fit
 from gantk.data.dataset import layouts_in_words, source_and_records
 from gantk.data.description import UNPAIRED_USES_HALF
 from gantk.data.intensity import AIR_SHARE
@@ -28,7 +28,7 @@ from gantk.data.preparation import Pair, Record, patients_of
 from gantk.data.recipe_data import with_test_data, without_training
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.spread import spread, spread_over_owners
-from gantk.errors import UserError, count_noun, join_first
+from gantk.errors import UserError, argument, count_noun, join_first
 from gantk.files import sha256_of
 from gantk.formats.files import natural, read
 from gantk.formats.image import Image, in_channels
@@ -43,13 +43,12 @@ from gantk.metrics.baselines import MAX_BASELINE_IMAGES, IntensityMap
 from gantk.metrics.compare_folders import (
     PAIR_METRICS,
     FilePair,
+    FileScorer,
     are_of_file_pairs,
     fit_line,
     metric_of_files,
-    score_files,
 )
 from gantk.metrics.comparing import Comparison, SystemTest, add_tests, compare_systems
-from gantk.metrics.judging import pair_verdict
 from gantk.metrics.names import (
     LESION_CONTRAST,
     baseline_words,
@@ -57,7 +56,7 @@ from gantk.metrics.names import (
     name_systems,
     short_metric_name,
 )
-from gantk.metrics.pair_scores import foreground
+from gantk.metrics.pair_scores import add_scores, foreground
 from gantk.metrics.references import GRAY_VALUES, image_with_mask, in_hounsfield
 from gantk.metrics.rows import result_sentence, result_tone
 from gantk.metrics.samples import alarm_of_contrast
@@ -66,19 +65,17 @@ from gantk.metrics.table import MODEL, TEXTS
 from gantk.prepare.grid import resample_onto
 from gantk.progress import track
 from gantk.recipe.load import Settings
-from gantk.runs.folder import FOLD, RunFolder, recipe_without
-from gantk.runs.models import doubt_about_people, find_model, is_among, trained_on
+from gantk.runs.folder import FOLD, recipe_without
+from gantk.runs.models import doubt_about_people, is_among, trained_on
 from gantk.runs.results import (
     NO_VALUE,
     Results,
     Score,
-    ScoresByDirection,
     SplitSummary,
     number_text,
 )
 from gantk.terminal import TextTable
 
-Means = dict[str, ScoresByDirection]  # by system
 # by direction and image, of some: the middle plane (C, H, W) of LESION_MASK, if there is one, of TRUTH
 # and of each system
 Pictures = dict[str, dict[str, dict[str, np.ndarray]]]
@@ -106,11 +103,12 @@ MAX_SHOWN_IMAGES = 4
 BEST = "*"
 OF_TESTS = ("ahead by", "p, corrected")
 OF_ONE_SCORE = (
-    "p is corrected for all {} tests, but for the first score of a direction; intervals are not; --json has"
-    " the tests of all pairs of models"
+    "p is corrected for all {} tests, but for the first score of a direction; intervals are not; --json and"
+    " --figures have the tests of all pairs of models"
 )
 WHITE = 99.9  # percentile of an image that is 1 on its own scale
 Translations = Iterator[tuple[Pair, Image]]  # of the source of each pair
+Maker = Callable[[Sequence[Pair], str, Frame], Translations]
 
 
 @dataclass(frozen=True)
@@ -134,10 +132,11 @@ class ModelComparison(Comparison):
 
 
 def compare_models(
-    models: Iterable[str | os.PathLike[str]],
+    models: Iterable[str | os.PathLike[str]] | Mapping[str, Model],
     data: str | Path,
     *,
     metrics: Iterable[str] = PAIR_METRICS,
+    to: str | None = None,
     set: Settings = (),
     layout: str = "",
     device: str | None = None,
@@ -153,10 +152,11 @@ def compare_models(
     Args:
         models: what `gantk.load` takes, or patterns such as "runs/cv*"; the first is a run or a packed
             model, whose recipe says how scans are read. Folds of one recipe are one system: each
-            translates the patients that it has not seen.
+            translates the patients that it has not seen. Or models by name, as `load_models` returns.
         data: a file or folder with both images of each patient, such as the one that a model was
             trained on: its training patients are left out.
         metrics: names of metrics that compare an image with its truth.
+        to: the domain that is made, as in `gantk.translate`. Default: each that all models make.
         set: how `data` is read, such as {"data.source.mask": "seg"}.
         layout: the line that says whose each file of `data` is, as in `gantk.run`.
         device: as in `gantk.run`.
@@ -175,71 +175,47 @@ def compare_models(
     if not are_of_file_pairs(metrics):
         what = "models are compared by metrics of pairs, not of sets"
         raise UserError(what, where="--metrics", remedy=OF_SETS)
-    loaded = {
-        name: load_model(name, device, say)
-        for model in models
-        for name in _paths_of(os.fspath(model))
-    }
+    loaded = models if isinstance(models, Mapping) else load_models(models, device, say)
     first = next(iter(loaded.values()))
-    groups = _folds_together(loaded)
     if first.run is None:
         allowed = "models of which the first is a run or a packed model"
         raise UserError("these models cannot be compared", where="RUN", allowed=allowed)
-    directions = _shared_directions([*loaded.values()])
+    directions = _shared_directions([*loaded.values()], to)
     table = without_training(with_test_data(first.run.recipe(), data, set, layout))
     source, records = source_and_records(table, type(first.method))
     if read_by := layouts_in_words(source):
         say(f"layout   {read_by}")
-    pairs = _whole_pairs(records)
-    if not pairs:
-        raise UserError(
-            f"'{data}' has no registered pairs",
-            where="--data",
-            # a paired packed model has no training images beside which others could be sets
-            remedy=OF_FILES
-            if any(x.packed and x.method.paired for x in loaded.values())
-            else OF_SETS,
-        )
+    all_pairs = _whole_pairs(records)
+    if not all_pairs:
+        # a paired packed model has no training images beside which others could be sets
+        are_packed = any(x.packed and x.method.paired for x in loaded.values())
+        remedy = OF_FILES if are_packed else OF_SETS
+        raise UserError(f"'{data}' has no registered pairs", where="--data", remedy=remedy)
     if len({model.method.paired for model in loaded.values() if model.run}) > 1:
         say(with_label("note", UNPAIRED_USES_HALF))
-    names = name_systems(groups)
-    hash_of = cache(sha256_of)  # several models may ask for one file
-    systems = [
-        ComparedModels(name, models, pairs, hash_of)
-        for name, models in zip(names, groups, strict=True)
-    ]
+    systems = _systems_of(loaded, all_pairs)
     for system in systems:
         system.tell(say)
-    known = frozenset().union(*(system.left_out for system in systems))
-    pairs = [pair for pair in pairs if _patient(pair) not in known]
-    if not pairs:
-        raise UserError(
-            f"'{data}' has no pair of a patient on whom none of the models was trained",
-            where="--data",
-            remedy="name scans of other patients",
-        )
-    unknown = any(not pair["a"].subject for pair in pairs)
-    whose = count_noun(patients_of(pair["a"] for pair in pairs), "patient")
-    whose = "unknown patients" if unknown else whose
-    say(f"data     tested: {count_noun(pairs, 'pair')} of {whose}")
-    table, means, pictures, warnings = _score_systems(systems, directions, pairs, parts)
-    higher = {}
-    units = {}
-    for direction, scores in means[INPUT].items():
-        for metric, score in scores.items():
-            higher[metric] = score.higher_is_better
-            units[direction, metric] = score.unit
-    of_models = table[table.system.isin(system.name for system in systems)]
-    compared = compare_systems(of_models, higher, units)
+    pairs = _tested_pairs(systems, all_pairs, data, say)
+
+    scored = [_score_direction(systems, pairs, *each, parts) for each in directions.items()]
+    table = pd.concat([one.table for one in scored], ignore_index=True)
+    warnings = [*dict.fromkeys(line for one in scored for line in one.warnings)]
     results = {}
     for system in systems:
-        split = SplitSummary(by="patient", unknown_patients=unknown, consequences=system.doubts)
-        results[system.name] = _beside_baselines(system.name, table, means, split)
+        results[system.name] = _beside_baselines(system, scored, pairs)
         if misfits := misfit_sentence(system.checks):
             warnings.append(f"{system.name}: {misfits}")
+    higher: dict[str, bool | None] = {}
+    units = {}
+    for one in scored:
+        for metric, score in one.scorer.about().items():
+            higher[metric] = score.higher_is_better
+            units[one.title, metric] = score.unit
+    compared = compare_systems(table[table.system.isin([*results])], higher, units)
     say(with_label("scale", ONE_SCALE))
     if len(systems) > 1:
-        sentences = _say_compared(compared, results, means, say)
+        sentences = _say_compared(compared, results, say)
     else:
         (result,) = results.values()
         sentences = [result_sentence(result)]
@@ -248,17 +224,25 @@ def compare_models(
     for warning in warnings:
         say(with_label("warning", warning))
     left_out = {system.name: system.left_out for system in systems}
+    pictures = {one.title: one.pictures for one in scored}
     return ModelComparison(sentences, compared.tests, table, left_out, results, pictures)
 
 
-def makes_single_images(model: str) -> bool:
-    """Whether a model makes an image of one contrast from that of another one."""
-    path = find_model(_paths_of(model)[0])
-    if path.is_file():  # a checkpoint, or an exported model
-        return True
-    recipe = RunFolder.open(path).recipe().check()
-    are_single = all(len(contrast_names(domain)) == 1 for domain in recipe.data.domains)
-    return are_single and len(recipe.method.target.reads) > 1
+def load_models(
+    models: Iterable[str | os.PathLike[str]], device: str | None = None, say: Say = print
+) -> dict[str, Model]:
+    """Models by their names or paths, of a pattern each that it matches; see `gantk.load`."""
+    return {
+        name: load_model(name, device, say)
+        for model in models
+        for name in _paths_of(os.fspath(model))
+    }
+
+
+def makes_single_images(model: Model) -> bool:
+    """Whether a model makes images of one contrast from those of another one."""
+    domains = [name for frame in model.frames.values() for name in (frame.source, frame.target)]
+    return bool(domains) and all(len(contrast_names(domain)) == 1 for domain in domains)
 
 
 def _paths_of(model: str) -> list[str]:
@@ -282,7 +266,7 @@ class ComparedModels:
         self.seen = [_patients_seen(model, pairs, hash_of) for model in self.models]
         # those whom every model has seen
         self.left_out = sorted(set.intersection(*self.seen), key=natural)
-        self.owner = "patient" if all(pair["a"].subject for pair in pairs) else "image"
+        self.owner = "patient" if _are_known(pairs) else "image"
         self.checks: Checks = {}  # of what `translate` has translated
         doubts = (doubt_about_people(x.run.path, x.packed) for x in self.models if x.run)
         self.doubts = [*dict.fromkeys(filter(None, doubts))]
@@ -320,7 +304,7 @@ class ComparedModels:
             yield pair, resample_onto(made, image_of(pair[to]))
 
 
-def _folds_together(models: Mapping[str, Model]) -> list[dict[str, Model]]:
+def _systems_of(models: Mapping[str, Model], pairs: Sequence[Pair]) -> list[ComparedModels]:
     """The models by system: runs of one recipe that differ in their fold are one."""
     groups: dict[str, dict[str, Model]] = {}
     for name, model in models.items():
@@ -328,7 +312,32 @@ def _folds_together(models: Mapping[str, Model]) -> list[dict[str, Model]]:
         if model.run and not model.packed and model.recipe.data.split.folds:
             key = recipe_without(model.run.recipe().tables, FOLD)
         groups.setdefault(key, {})[name] = model
-    return [*groups.values()]
+    names = name_systems([*groups.values()])
+    hash_of = cache(sha256_of)  # several models may ask for one file
+    return [
+        ComparedModels(name, models, pairs, hash_of)
+        for name, models in zip(names, groups.values(), strict=True)
+    ]
+
+
+def _tested_pairs(
+    systems: Sequence[ComparedModels], pairs: Sequence[Pair], data: str | Path, say: Say
+) -> list[Pair]:
+    """The pairs of patients whom each system can be tested on, and what is said of them; UserError where
+    there are none.
+    """
+    known = frozenset().union(*(system.left_out for system in systems))
+    tested = [pair for pair in pairs if _patient(pair) not in known]
+    if not tested:
+        what = f"'{data}' has no pair of a patient on whom none of the models was trained"
+        raise UserError(what, where="--data", remedy="name scans of other patients")
+    whose = count_noun(patients_of(pair["a"] for pair in tested), "patient")
+    whose = whose if _are_known(tested) else "unknown patients"
+    say(f"data     tested: {count_noun(tested, 'pair')} of {whose}")
+    fit = measure_pairs([record for pair in tested for record in pair.values()])
+    for problem in pairs_that_do_not_fit(fit, ()):
+        say(with_label("warning", f"{problem.what}: gantk data check {argument(data)}"))
+    return tested
 
 
 def _unchanged_input(pairs: Sequence[Pair], to: str, _: Frame) -> Translations:
@@ -345,66 +354,69 @@ def _mapped_input(pairs: Sequence[Pair], to: str, _: Frame) -> Translations:
     owners = [pair["a"].key if is_one else _patient(pair) for pair in pairs]
     scaled = partial(_on_own_scale, to=to)
 
-    @cache
-    def fit_to_others(owner: str) -> IntensityMap:
+    maps = {}
+    for owner in {*owners}:
         others = [pair for pair, own in zip(pairs, owners, strict=True) if own != owner]
-        return IntensityMap(
-            (scaled(pair, OTHER[to]), scaled(pair, to))
-            for pair in spread(others, MAX_BASELINE_IMAGES)
-        )
-
+        chosen = spread(others, MAX_BASELINE_IMAGES)
+        maps[owner] = IntensityMap((scaled(pair, OTHER[to]), scaled(pair, to)) for pair in chosen)
     for pair, owner in zip(pairs, owners, strict=True):
-        pixels = fit_to_others(owner)(scaled(pair, OTHER[to])[None])[0].numpy()
+        pixels = maps[owner](scaled(pair, OTHER[to])[None])[0].numpy()
         yield pair, replace(image_of(pair[to]), pixels=pixels)
 
 
-def _score_systems(
+@dataclass(frozen=True)
+class ScoredDirection:
+    """The scores of all systems, and of the baselines, on one direction."""
+
+    title: str  # T1 -> T2
+    table: pd.DataFrame  # columns of `gantk.metrics.table`
+    scorer: FileScorer
+    pictures: dict[str, dict[str, np.ndarray]]  # as of Pictures
+    warnings: list[str]
+
+
+def _score_direction(
     systems: Sequence[ComparedModels],
-    directions: Mapping[str, Frame],
     pairs: Sequence[Pair],
+    to: str,
+    frame: Frame,
     parts: Sequence[Any],
-) -> tuple[pd.DataFrame, Means, Pictures, list[str]]:
-    """The table of scores; the mean scores; pictures; and warnings."""
+) -> ScoredDirection:
+    """Score the images of domain `to` that systems and baselines make of the sources of pairs."""
     first = systems[0].models[0]
+    title = f"{frame.source} -> {frame.target}"
+    truths = [pair[to] for pair in pairs]
+    unit = "HU" if in_hounsfield(frame.target, truths, [first.intensity[to]]) else GRAY_VALUES
     regions = first.recipe.evaluate.regions
-    warnings: list[str] = []
-    tables = []
-    means: Means = defaultdict(dict)
-    owners = [_patient(pair) for pair in pairs]
-    shown = spread_over_owners(pairs, owners, MAX_SHOWN_IMAGES)
-    translators: dict[str, Callable[[Sequence[Pair], str, Frame], Translations]] = {
-        **{system.name: system.translate for system in systems},
-        INPUT: _unchanged_input,
-    }
+    scorer = FileScorer(map(image_of, truths), parts, first.runtime.device, unit, regions)
+    makers: dict[str, Maker] = {system.name: system.translate for system in systems}
+    makers[INPUT] = _unchanged_input
     if len(pairs) > 1 and all(len(mapping.lines) == 1 for mapping in first.intensity.values()):
-        translators[MAP] = _mapped_input
-    pictures: Pictures = {}
-    for to, frame in directions.items():
-        title = f"{frame.source} -> {frame.target}"
-        of_direction = pictures[title] = {pair["a"].key: {} for pair in shown}
-        for pair in shown:
-            if mask := _lesion_mask(pair, to):
-                of_direction[pair["a"].key][LESION_MASK] = mask.middle_plane
-        truths = [pair[to] for pair in pairs]
-        unit = "HU" if in_hounsfield(frame.target, truths, [first.intensity[to]]) else GRAY_VALUES
-        for name, translate in translators.items():
-            is_baseline = name in (INPUT, MAP)
-            with TemporaryDirectory() as scratch:
-                made = _write_translations(translate(pairs, to, frame), to, Path(scratch))
-                line = fit_line(made, match=unit != "HU" or is_baseline)
-                lines, of_system, warning = score_files(
-                    made, line, parts, first.runtime.device, title, unit, regions
-                )
-                tables.append(_mean_of_models(lines).assign(system=name))
-                means[name][title] = of_system
-                for file in made:
-                    if file.name in of_direction:
-                        output, truth = (each.middle_plane for each in file.read())
-                        output = output if name == INPUT else line(output)
-                        of_direction[file.name] |= {TRUTH: truth, name: output}
-            alarm = "" if is_baseline else _alarm_of_contrast(of_direction.values(), name)
-            warnings += [f"{title}, {name}: {alarm}"] * bool(alarm) + [warning] * bool(warning)
-    return pd.concat(tables, ignore_index=True), means, pictures, [*dict.fromkeys(warnings)]
+        makers[MAP] = _mapped_input
+
+    shown = spread_over_owners(pairs, [*map(_patient, pairs)], MAX_SHOWN_IMAGES)
+    pictures: dict[str, dict[str, np.ndarray]] = {pair["a"].key: {} for pair in shown}
+    for pair in shown:
+        if mask := _lesion_mask(pair, to):
+            pictures[pair["a"].key][LESION_MASK] = mask.middle_plane
+    tables = []
+    warnings = []
+    for name, make in makers.items():
+        is_baseline = name in (INPUT, MAP)
+        with TemporaryDirectory() as scratch:
+            made = _write_translations(make(pairs, to, frame), to, Path(scratch))
+            line = fit_line(made, match=unit != "HU" or is_baseline)
+            lines = scorer.score(made, line, title)
+            tables.append(_mean_of_models(lines).assign(system=name))
+            for file in made:
+                if file.name in pictures:
+                    output, truth = (each.middle_plane for each in file.read())
+                    output = output if name == INPUT else line(output)
+                    pictures[file.name] |= {TRUTH: truth, name: output}
+        alarm = "" if is_baseline else _alarm_of_contrast(pictures.values(), name)
+        warnings += [f"{title}, {name}: {alarm}"] * bool(alarm)
+    warnings += [scorer.warning] * bool(scorer.warning)
+    return ScoredDirection(title, pd.concat(tables), scorer, pictures, warnings)
 
 
 def _write_translations(translations: Translations, to: str, folder: Path) -> list[FilePair]:
@@ -434,9 +446,7 @@ def _mean_of_models(lines: pd.DataFrame) -> pd.DataFrame:
     return lines.groupby(TEXTS, sort=False, as_index=False).agg(how)
 
 
-def _say_compared(
-    compared: Comparison, results: Mapping[str, Results], means: Means, say: Say
-) -> list[str]:
+def _say_compared(compared: Comparison, results: Mapping[str, Results], say: Say) -> list[str]:
     """Say who leads, a table of all scores with their tests, and the result of each model beside the
     baselines; returns who leads, or where nothing is tested these results.
     """
@@ -445,9 +455,11 @@ def _say_compared(
     tests = [test.leader_first() for test in compared.tests]
     of_tests = OF_TESTS if tests else ()
     rows = []
-    for direction, metrics in means[INPUT].items():
+    first = next(iter(results.values()))
+    systems = {name: own.metrics for name, own in results.items()} | first.baselines
+    for direction, metrics in first.metrics.items():
         for number, (metric, about) in enumerate(metrics.items()):
-            of_systems = {name: scores[direction][metric] for name, scores in means.items()}
+            of_systems = {name: scores[direction][metric] for name, scores in systems.items()}
             leader = _best(of_systems)
             ahead = [x for x in tests if x.place == (direction, metric) and x.one == leader]
             by, p = _lead(ahead, about.unit, named=len(results) > 2)
@@ -458,12 +470,12 @@ def _say_compared(
             title = "" if number else direction
             name = ", ".join(filter(None, (short_metric_name(metric), about.unit)))
             rows.append((title, name, *values, *(by, p)[: len(of_tests)]))
-    systems = [baseline_words(name) if name in (INPUT, MAP) else name for name in means]
-    say(TextTable(("direction", "score", *systems, *of_tests), rows))
+    titles = [*results, *map(baseline_words, first.baselines)]
+    say(TextTable(("direction", "score", *titles, *of_tests), rows))
     say(with_label("note", f"{BEST} the best of its row"))
     if tests:
         say(with_label("note", OF_ONE_SCORE.format(len(tests))))
-    if any("lesion_contrast" in metrics for metrics in means[INPUT].values()):
+    if any("lesion_contrast" in metrics for metrics in first.metrics.values()):
         say(with_label("note", ": ".join(LESION_CONTRAST)))
     sentences = []
     for name, own in results.items():
@@ -495,6 +507,11 @@ def _whole_pairs(records: Sequence[Record]) -> list[Pair]:
     return [*pairs.values()]
 
 
+def _are_known(pairs: Iterable[Pair]) -> bool:
+    """Whether the patient of each pair is known."""
+    return all(pair["a"].subject for pair in pairs)
+
+
 def _patient(pair: Pair) -> str:
     """The patient of a pair, or its image where this is not known."""
     return pair["a"].subject or pair["a"].key
@@ -514,14 +531,18 @@ def _patients_seen(model: Model, pairs: Sequence[Pair], hash_of: Callable[[Path]
     }
 
 
-def _shared_directions(models: Sequence[Model]) -> dict[str, Frame]:
-    """The directions of the first model that all others have, by the letter of their target; UserError
-    without any, which names those of each.
+def _shared_directions(models: Sequence[Model], target: str | None) -> dict[str, Frame]:
+    """The directions of the first model that all others have, or of these the one to the domain
+    `target`, by the letter of their target; UserError without any, which names those of each.
     """
     first, *others = models
-    shared = dict(first.frames)
+    asked = first.frames
+    if target is not None:
+        letter = first.domain(target)
+        asked = {letter: asked[letter]}
+    shared = dict(asked)
     for model in others:
-        for to, frame in first.frames.items():
+        for to, frame in asked.items():
             try:
                 model.letter_of(frame.source, frame.target)
             except UserError:
@@ -590,15 +611,18 @@ def _best(of_systems: Mapping[str, Score]) -> str:
 
 
 def _beside_baselines(
-    system: str, table: pd.DataFrame, means: Means, split: SplitSummary
+    system: ComparedModels, scored: Sequence[ScoredDirection], pairs: Sequence[Pair]
 ) -> Results:
     """The scores of a system beside the baselines, with verdicts, as those of a run."""
-    baselines = {name: means[name] for name in (INPUT, MAP) if name in means}
-    results = Results(metrics=means[system], baselines=baselines, split=split)
-    lines = table[table.system.isin([system, *baselines])].sort_values("image", kind="stable")
-    lines = lines.assign(system=lines.system.replace(system, MODEL))
-    for direction, own in lines.groupby("direction", sort=False):
-        higher = {name: score.higher_is_better for name, score in means[system][direction].items()}
-        results.verdict[direction] = {**pair_verdict(own, higher)}
+    unknown = not _are_known(pairs)
+    split = SplitSummary(by="patient", unknown_patients=unknown, consequences=system.doubts)
+    results = Results(split=split)
+    for one in scored:
+        lines = one.table[one.table.system.isin([system.name, INPUT, MAP])]
+        lines = lines.assign(system=lines.system.replace(system.name, MODEL))
+        lines = lines.sort_values("image", kind="stable")  # in one order, for the tests
+        add_scores(results, lines, one.scorer.about())
+        for directions in (results.metrics, *results.baselines.values()):
+            directions[one.title].update(one.scorer.too_small)
     add_tests(results)
     return results

@@ -28,7 +28,7 @@ from gantk.inference.notes import Checks
 from gantk.inference.result_format import ResultFormat, with_tail
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
-from gantk.metrics.compare_folders import PAIR_METRICS, FileScorer, gray_range
+from gantk.metrics.compare_folders import PAIR_METRICS, FileScorer
 from gantk.metrics.pair_scores import References
 from gantk.metrics.references import GRAY_VALUES, of_all_scans, units_of
 from gantk.plugin.spec import bind
@@ -131,8 +131,8 @@ class WrittenTranslations:
         parts = [bind("metric", name) for name in PAIR_METRICS]
         units = units_of(self.data, truths[:1], to)
         unit = "HU" if units is not None and units.name == "HU" else GRAY_VALUES
-        gray = gray_range(file.read() for file in files)
-        return FileScorer(gray, parts, self.runtime.device, unit)
+        truths_of_files = (file.read() for file in files)
+        return FileScorer(truths_of_files, parts, self.runtime.device, unit)
 
     def _translate(
         self,

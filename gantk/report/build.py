@@ -191,7 +191,7 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> Mapping[str, object
         "result": summarise(run),
         "typical": typical_images(run, patients),
         "patients": patients,
-        "tests": verdict_tests(run),
+        "tests": verdict_tests(run.results),
         "needed": needed_words(),
         "how_kept": how_kept(run),
         "tables": score_tables(run),

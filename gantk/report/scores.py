@@ -8,19 +8,33 @@ Its columns: `direction` in words, `section` (a region, or what the metric names
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
 from gantk.metrics.comparing import SystemTest
 from gantk.metrics.names import baseline_words, join_words, region_of, unit_words
+from gantk.metrics.verdict import deciding_p
 from gantk.plugin.loader import registry
-from gantk.report.run_record import RunRecord
 from gantk.report.words import ARROW, direction_name, metric_name
 from gantk.runs.results import Results, Score
 
 COLUMNS = ["direction", "section", "system", "metric", "score"]
 ROW = ["direction", "section", "rival"]
+PLACE = ["direction", "metric"]
+DIFFERENCES = [
+    *PLACE,
+    "unit",
+    "system",
+    "other",
+    "better_by",
+    "ci95_low",
+    "ci95_high",
+    "patients",
+    "p",
+    "p_corrected",
+    "comparisons",
+]
 BRACKETS = "mean over patients [95 % interval], or patients [lowest, highest] of fewer than six"
 
 
@@ -128,16 +142,33 @@ def _cell(score: Score, first: Score) -> str:
     return f"{value} {score.interval(first.decimals).removeprefix('patients ')}".rstrip()
 
 
-def verdict_tests(record: RunRecord) -> list[SystemTest]:
-    """The tests of the verdicts on a run."""
+def differences(tests: Sequence[SystemTest], summary: pd.DataFrame) -> pd.DataFrame:
+    """By how much systems are better than others, or than baselines, a line for each test: the interval,
+    p, and p corrected by Holm for so many comparisons.
+    """
+    units = {place: scores.iloc[0].unit for place, scores in summary.groupby(PLACE).score}
+    lines = []
+    for test in tests:
+        label = test.label.replace(" -> ", ARROW)
+        unit = units[label, test.score]
+        gain = test.gain, *(test.ci95 or (None, None)), test.n, test.p
+        title = label.replace(ARROW, " -> ")
+        lines.append(
+            (title, test.score, unit, test.one, test.other, *gain, *deciding_p(test.verdict))
+        )
+    return pd.DataFrame(lines, columns=DIFFERENCES)
+
+
+def verdict_tests(results: Results, system: str = "model") -> list[SystemTest]:
+    """The tests of the verdicts on a system."""
     return [
         SystemTest(
-            place=(record.label(key), metric),
-            one="model",
+            place=(direction_name(key, results.domains), metric),
+            one=system,
             other=baseline_words(verdict.best_baseline),
             **dict(verdict.test),
         )
-        for key, verdicts in record.results.verdict.items()
+        for key, verdicts in results.verdict.items()
         for metric, verdict in verdicts.items()
         if verdict and verdict.test and verdict.test.holm is not None
     ]

@@ -136,7 +136,7 @@ def test_other_pairs_are_resampled_by_their_headers(kind, run, packed, tmp_path,
 
 @pytest.mark.parametrize(("model", "is_single"), [("t1t2", True), ("missing", False)])
 def test_whole_files_are_scored_of_single_contrasts(model, is_single):
-    assert makes_single_images(model) is is_single
+    assert makes_single_images(gantk.load(model)) is is_single
 
 
 def test_an_error_of_scoring_says_what_was_done(run, tmp_path, monkeypatch):
@@ -302,6 +302,16 @@ def test_models_are_compared_on_one_scale(run, packed, tmp_path, gantk):
     assert "not of sets" in of_sets
     assert "need --data" in gantk("eval", run, packed).refused()
     assert "needs --data" in gantk("eval", run, "--figures", figures).refused()
+    assert "needs --data" in gantk("eval", run, "--to", "T2").refused()
+    gains = pandas.read_csv(figures / "differences.csv")
+    assert len(gains) == len(found["tests"]) + 2 * 12, "and each model with the baselines"
+    gain = (
+        gains[gains.direction == "T1 -> T2"].set_index(["other", "metric"]).loc[packed.name, "mae"]
+    )
+    (test,) = [test for test in found["tests"] if test["place"] == ["T1 -> T2", "mae"]]
+    assert (gain["better_by"], gain["p"]) == (test["gain"], test["p"])
+    assert gain["p_corrected"] == test["holm"] and gain["comparisons"] == 12
+    assert "a simple intensity map" in (figures / "differences.tex").read_text()
     for direction in ("T1_to_T2", "T2_to_T1"):
         with PIL.Image.open(figures / f"{direction}.png") as figure:
             assert figure.width == round(180 / 25.4 * 300)
@@ -403,13 +413,18 @@ def test_comparison_on_one_patient_prints_its_scores(run, packed, tmp_path):
     said: list[str] = []
     models = [run, packed]
     data = scans(tmp_path, range(20, 21))
-    found = gantk.compare_models(models, data, metrics=["psnr"], device="cpu", say=said.append)
+    found = gantk.compare_models(
+        models, data, metrics=["psnr"], to="t2", device="cpu", say=said.append
+    )
     (table,) = [line for line in said if "PSNR, dB" in line]
     baselines = found.results[run.name].baselines
     value = baselines[INPUT]["T1 -> T2"]["psnr"].value
     assert f"{value:.2f}" in table
     assert "cannot be said" in " ".join(said)
     assert MAP not in baselines
+    assert [*found.results[run.name].metrics] == ["T1 -> T2"], "the other direction was not asked"
+    with pytest.raises(gantk.UserError, match="cannot generate 'CT'"):
+        gantk.compare_models(models, data, to="CT", say=said.append)
 
 
 def test_comparison_fits_a_map_to_other_patients(run, packed, tmp_path):

@@ -24,7 +24,7 @@ from gantk.terminal import Command, overwrite_option
 @click.option(
     "--figures",
     metavar="DIR",
-    help="Also write test images as PNG and PDF, losses as SVG, and scores.csv and scores.tex.",
+    help="Also write test images as PNG and PDF, losses as SVG, scores and differences as CSV and LaTeX.",
 )
 @click.option(
     "--rows",

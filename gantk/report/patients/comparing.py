@@ -23,7 +23,7 @@ from gantk.metrics.compare_models import (
     TRUTH,
     ModelComparison,
 )
-from gantk.metrics.comparing import Comparison, compare_systems
+from gantk.metrics.comparing import Comparison, SystemTest, compare_systems
 from gantk.metrics.names import join_words
 from gantk.metrics.references import GRAY_VALUES
 from gantk.metrics.rows import unlike_inputs
@@ -47,10 +47,12 @@ from gantk.report.patients.section import (
 from gantk.report.patients.systems import System, systems_of
 from gantk.report.run_record import RunRecord
 from gantk.report.scores import (
+    differences,
     grids,
     summarise_systems,
     summary_csv,
     summary_latex,
+    verdict_tests,
 )
 from gantk.report.words import ARROW
 from gantk.runs.folder import flat
@@ -98,7 +100,7 @@ def write_report(
         runs: one run folder, or several.
         out: the path of the comparison. Default: comparison.html in the current folder.
         figures: a folder for the page's test images as PNG and PDF, one for each direction, at most
-            180 mm wide at 300 dpi, its scores as scores.csv and scores.tex, and the losses of each run as SVG.
+            180 mm wide at 300 dpi, scores and their differences as CSV and LaTeX, and the losses of each run as SVG.
         rows: how many patients a figure shows; of fewer patients, further images.
         overwrite: whether to replace files that gantk did not write, or that were changed since.
         say: called with each line of output, such as the result in a sentence.
@@ -117,7 +119,8 @@ def write_report(
             (record,) = named.values()
             images = {found.label: found.cases for found in shown_patients(record)}
             summary = summarise_systems({"model": record.results})
-            of_runs = _about_runs(named, [*named], "")
+            tests = verdict_tests(record.results)
+            of_runs = _about_runs(named, [*named], "", tests)
             _write_figures(figures, [*named], summary, images, of_runs, rows, overwrite, say)
         return write_one(runs[0])
 
@@ -139,7 +142,10 @@ def write_report(
     common = _common_images(systems)
     if figures is not None:
         names = [system.name for system in systems]
-        of_runs = _about_runs(named, names, reason)
+        tests = [*compared.tests]
+        for system in systems:
+            tests += verdict_tests(system.results, system.name)
+        of_runs = _about_runs(named, names, reason, tests)
         _write_figures(figures, names, summary, common, of_runs, rows, overwrite, say)
     page = render(
         "compare.html.j2",
@@ -187,9 +193,12 @@ class AboutFigures:
     choice: str  # how their images were chosen, and their sides, in sentences
     caution: str  # beside all scores
     losses: Mapping[str, str] = field(default_factory=dict)  # of runs, as SVG
+    tests: Sequence[SystemTest] = ()  # of systems, and of these with baselines
 
 
-def _about_runs(runs: Mapping[str, RunRecord], names: Sequence[str], reason: str) -> AboutFigures:
+def _about_runs(
+    runs: Mapping[str, RunRecord], names: Sequence[str], reason: str, tests: Sequence[SystemTest]
+) -> AboutFigures:
     """`reason`: why the scores of these systems cannot be compared."""
     said = (line for run in runs.values() for line in run.consequences)
     # without what a user, and no reader of the paper, can change
@@ -201,6 +210,7 @@ def _about_runs(runs: Mapping[str, RunRecord], names: Sequence[str], reason: str
         f" further ones. {how_kept(*runs.values())}{RIGHT_IS_LEFT if oriented else ''}",
         " ".join(dict.fromkeys(cautions)).strip(),
         {name: draw_losses(run) for name, run in runs.items() if run.log.losses},
+        tests,
     )
 
 
@@ -229,7 +239,10 @@ def write_model_figures(
             for image, shown in of_images.items()
         ]
     choice = "spread by name, each by the middle of its images."
-    about = AboutFigures(labels, choice, SCALE_OF_MODELS)
+    tests = [*found.tests]
+    for name, results in found.results.items():
+        tests += verdict_tests(results, name)
+    about = AboutFigures(labels, choice, SCALE_OF_MODELS, tests=tests)
     summary = summarise_systems(found.results)
     _write_figures(folder, models, summary, images, about, MAX_SHOWN_IMAGES, overwrite, say)
 
@@ -252,6 +265,11 @@ def _write_figures(
     if not summary.empty:
         contents["scores.csv"] = summary_csv(summary, about.caution).encode()
         contents["scores.tex"] = summary_latex(summary, about.caution).encode()
+    if about.tests:
+        found = differences(about.tests, summary)
+        contents["differences.csv"] = found.to_csv(index=False, lineterminator="\n").encode()
+        latex = found.to_latex(index=False, escape=True, float_format="%.3g", na_rep="")
+        contents["differences.tex"] = latex.encode()
     for name, drawn in about.losses.items():
         contents[f"losses_{re.sub(NOT_IN_NAMES, '_', name)}.svg"] = drawn.encode()
     for label, of_direction in images.items():
