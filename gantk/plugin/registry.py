@@ -14,7 +14,6 @@ from typing import Any
 
 from gantk.errors import UserError, did_you_mean, line_of, one_line
 from gantk.plugin.layout import Layout
-from gantk.plugin.settings import install_hint
 from gantk.plugin.summary import summary_of
 
 KINDS = {
@@ -229,7 +228,7 @@ class Registry:
         notes = "; ".join(
             f"the plugin '{plugin}' did not load: {why}" for plugin, why in self.broken.items()
         )
-        remedy = install_hint(name) or self._suggestion(kind, name, names) or ""
+        remedy = self._suggestion(kind, name, names) or ""
         if notes:
             remedy = f"{remedy} Note that {notes}".lstrip()
         error = UserError(f"there is no {kind} '{name}'", allowed=names, remedy=remedy)

@@ -7,15 +7,13 @@ folder: what any of them says, the first of those that say the same.
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import re
 import tomllib
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gantk.errors import argument, reading_file
+from gantk.errors import reading_file
 from gantk.files import read_file
 
 VARIABLE = "GANTK_DISABLE"
@@ -82,20 +80,6 @@ def user_folder() -> Path | None:
     """
     configuration = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
     return None if configuration.startswith("~") else Path(configuration) / "gantk"
-
-
-def install_hint(name: str) -> str | None:
-    """What to do where a folder here has a plugin that is not installed, and that a recipe's or a
-    part's name begins with; None without any.
-    """
-    for file in sorted(Path().glob("*/pyproject.toml")):
-        with suppress(OSError, ValueError, LookupError, TypeError):  # of another kind of project
-            project = tomllib.loads(read_file(file, max_bytes=MAX_SETTINGS_BYTES).decode("utf-8"))
-            project = project["project"]
-            is_meant = name.startswith(tuple(project["entry-points"]["gantk"]))
-            if is_meant and not any(importlib.metadata.distributions(name=project["name"])):
-                return f"Did you forget `pip install -e {argument(file.parent)}`?"
-    return None
 
 
 def _settings_in(path: Path) -> Settings:

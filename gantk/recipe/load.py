@@ -21,7 +21,6 @@ from gantk.errors import UserError, did_you_mean, expect_format, join_first, one
 from gantk.files import open_file
 from gantk.plugin.loader import registry, use_settings_beside
 from gantk.plugin.registry import NO_SUCH_PART
-from gantk.plugin.settings import install_hint
 from gantk.plugin.spec import Part, Table, check, options_model, plain, toml
 from gantk.recipe.tables import (
     FORMAT,
@@ -384,7 +383,7 @@ def find_recipe(name: str) -> tuple[Path, str]:
         remedy = "name a recipe file; to continue a run, use `gantk resume RUN`"
         raise UserError(f"'{name}' is a folder", remedy=remedy)
 
-    meant = install_hint(stem) or _recipes_of(stem, known) or did_you_mean(Path(stem).name, known)
+    meant = _recipes_of(stem, known) or did_you_mean(Path(stem).name, known)
     remedy = " ".join(filter(None, [meant, "See `gantk recipes`"]))
     raise UserError(
         f"there is no recipe '{name}'", allowed="a path or the name of a recipe", remedy=remedy

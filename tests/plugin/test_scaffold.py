@@ -119,12 +119,3 @@ def test_an_editable_install_needs_hatchling_alone(gantk, tmp_path, monkeypatch)
     for name in ("ncc", "labtools"):
         monkeypatch.chdir(tmp_path / name)
         assert build.build_editable(str(tmp_path)).startswith(name)
-
-
-@pytest.mark.parametrize(
-    "words", [["my_gan2_t1t2"], ["pix2pix_t1t2", "--set", "method.name=my_gan2"]]
-)
-def test_a_package_that_is_not_installed_is_remembered(words, gantk, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    gantk("new", "plugin", "My-GAN2").ok()
-    assert "Did you forget `pip install -e my-gan2`?" in gantk("run", *words).refused()
