@@ -59,7 +59,6 @@ _PUBLIC = {
         "AdversarialLoss",
         "Augment",
         "Discriminator",
-        "FeatureMapLoss",
         "Generator",
         "Loss",
         "Part",
