@@ -319,6 +319,7 @@ def test_copies_are_named_and_leak_if_on_two_sides(tmp_path):
     result = check(tmp_path)
 
     assert problem(result, "copies")["files"] == ["testA/98.png", "trainA/00.png"]
+    assert "testB/99.png" in problem(result, "near-copies")["files"]
     leak = problem(result, "leak")
     assert leak["severity"] == "error"
     assert "near copy of 'testB/99.png' in test" in leak["what"]

@@ -35,6 +35,7 @@ from gantk.data.check.kinds import (
 from gantk.data.dataset import Study
 from gantk.data.intensity import SCALE_RATIO, Learnt, of_usual_scale
 from gantk.data.masks import MAX_LESION_SHARE
+from gantk.data.split.near_duplicates import near_copies
 from gantk.data.spread import spread
 from gantk.errors import count_noun, join_first
 from gantk.formats.files import NotFinite
@@ -81,6 +82,7 @@ KINDS: Mapping[str, tuple[str, str | None]] = {
     "range": ("warning", 'set data.intensity.per = "volume"'),
     "contrast": ("warning", "look at them, and move those that are in the wrong domain"),
     "copies": ("warning", "remove the duplicates"),
+    "near-copies": ("warning", "look at them, and keep one of each"),
 }
 
 
@@ -141,7 +143,7 @@ def about_images(items: Sequence[Inspected], study: Study | None) -> Iterator[Pr
     if study:
         yield from _looks_like_other(items, study)
         yield from _one_range_for_several_scales(items, study)
-    yield from _copies(items)
+    yield from _copies(items, study)
 
 
 def _domains(items: Iterable[Inspected]) -> dict[str, list[Inspected]]:
@@ -401,17 +403,39 @@ def _people_of_two_names(items: Iterable[Inspected]) -> Iterator[Problem]:
         yield problem("patients", what, (), remedy, "warning")
 
 
-def _copies(items: Iterable[Inspected]) -> Iterator[Problem]:
-    """Find exact copies of pixels. Near copies matter where a split divides them: that is a leak."""
+def _copies(items: Iterable[Inspected], study: Study | None) -> Iterator[Problem]:
+    """Find exact copies of pixels, and near copies in one domain as the split finds them."""
+    from scipy.cluster.hierarchy import DisjointSet  # slow import
+
     by_digest = defaultdict(list)
     for item in items:
         if item.seen and item.seen.digest:
             by_digest[item.seen.digest].append(item)
-    groups = [group for group in by_digest.values() if len(group) > 1]
-    if groups:
-        names = [[item.name for item in group] for group in groups]
-        count = count_noun(sum(map(len, names)) - len(names), "exact duplicate")
-        across = sum(len({*chain(*(item.domains for item in group))}) > 1 for group in groups)
-        where = f" ({count_noun(across, 'group')} across domains)" if across else ""
-        shown = join_first([" = ".join(map(repr, group[:3])) for group in names], "; ")
-        yield problem("copies", f"{count}{where}: {shown}", [*chain(*names)])
+    exact = [group for group in by_digest.values() if len(group) > 1]
+    across = sum(len({*chain(*(item.domains for item in group))}) > 1 for group in exact)
+    where = f" ({count_noun(across, 'group')} across domains)" if across else ""
+    groups = [[item.name for item in group] for group in exact]
+    yield from _about_copies("copies", f"exact copies of another image{where}", groups)
+
+    known = study.fingerprints if study else {}
+    whole = [item for item in items if item.records and item.records[0].id in known]
+    near = DisjointSet(range(len(whole)))
+    for i, j, _ in near_copies([known[item.records[0].id] for item in whole]):
+        if whole[i].domains == whole[j].domains:
+            near.merge(i, j)
+    groups = [[whole[n].name for n in sorted(each)] for each in near.subsets() if len(each) > 1]
+    changed = "near copies of another image (of another size, coding or position)"
+    yield from _about_copies("near-copies", changed, groups)
+
+
+def _about_copies(kind: str, what: str, groups: Sequence[Sequence[str]]) -> Iterator[Problem]:
+    """Warn of groups of copies; a note lists more than the warning does."""
+    if not groups:
+        return
+    shown = [" = ".join(map(repr, names)) for names in groups]
+    count = count_noun(sum(map(len, groups)) - len(groups), "image")
+    counted = f"{count} {'is' if count == '1 image' else 'are'} {what}"
+    first = join_first(shown, "; ")
+    yield problem(kind, f"{counted}: {first}", [*chain(*groups)])
+    if first != "; ".join(shown):
+        yield problem(f"all-{kind}", f"{counted}: {'; '.join(shown)}", severity="note")
