@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from gantk.errors import UserError, importing
 
 ANSWER_SECONDS = 5.0  # seconds to wait for a cluster to answer
-# the first bytes of HTTP/2 (gRPC)
-HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -41,15 +39,10 @@ def connect_cluster(address: str | None, device: str | None) -> Iterator[bool]:
     if address not in ("auto", "local"):  # Ray itself retries for minutes
         try:
             host, _, port = address.rpartition(":")
-            with socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS) as line:
-                line.sendall(HELLO)
-                if not (os.environ.get("RAY_USE_TLS") or line.recv(1)):
-                    raise OSError
+            socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
         except (OSError, ValueError) as error:
-            if isinstance(error, ValueError):
-                why = "the address is not HOST:PORT"
-            else:
-                why = error.strerror or "the server is not Ray, or does not respond"
+            known = isinstance(error, OSError)
+            why = (error.strerror or str(error)) if known else "the address is not HOST:PORT"
             raise UserError(
                 f"no Ray cluster answers at '{address}': {why}",
                 where="--address",

@@ -129,18 +129,13 @@ def _replace_series(folder: Path, datasets: Iterable[Dataset]) -> None:
         for number, dataset in enumerate(datasets, start=1):
             _save(dataset, made / f"IMG{number:04d}.dcm")
         if folder.exists():
-            kept = partial(
-                shutil.copytree, symlinks=True, copy_function=_link_or_copy, dirs_exist_ok=True
+            shutil.copytree(
+                folder,
+                made,
+                symlinks=True,
+                dirs_exist_ok=True,
+                ignore=lambda place, names: earlier if Path(place) == folder else (),
             )
-            kept(folder, made, ignore=lambda place, names: earlier if Path(place) == folder else ())
-
-
-def _link_or_copy(source: str | os.DirEntry, target: str) -> None:
-    """Hard-link a file, or copy it where the file system has no hard links."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def modality_of(description: str, source: str) -> str:

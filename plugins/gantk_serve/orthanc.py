@@ -134,7 +134,6 @@ class Record(Answer):
     notes: str = ""
     time: datetime | Literal[""] = ""
     derived: list[str] = []
-    model: dict[str, str] = {}
 
 
 class SendingRecord(Record):

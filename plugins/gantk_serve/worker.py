@@ -278,7 +278,6 @@ class Worker:
 
     def _translate(self, rule: RuleTable, source: Source) -> None:
         """Translate a source, give Orthanc the result and send it, or note why there is none."""
-        begun = time.monotonic()
         if self._begin(source) > MAX_ATTEMPTS:
             reason = f"{MAX_ATTEMPTS} translations of it have ended the worker"
             self._settle(source, "failed", reason)
@@ -295,7 +294,6 @@ class Worker:
             self._withdraw(source, set())
             self._settle(source, outcome, self._reason(error), derived=[])
         else:
-            facts["seconds"] = round(time.monotonic() - begun, 1)
             facts["send"] = rule.modalities
             self._send(source, self._deliver(source, made, facts))
 
@@ -355,10 +353,7 @@ class Worker:
         fits = worst_fit(notes)
         if FITS.index(fits) > FITS.index(rule.fits):
             raise UserError(f"{FIT}: {fits}, but the rule asks for {rule.fits}; {'; '.join(notes)}")
-        facts = {
-            "model": {"name": identity["name"], "sha256": identity["sha256"]},
-            "notes": self._without_places("; ".join(notes)),
-        }
+        facts = {"notes": self._without_places("; ".join(notes))}
         return name_results(work / "derived", key), facts
 
     def _fetch(self, instances: list[Json], folder: Path) -> None:
@@ -454,7 +449,7 @@ class Worker:
     def _settle(self, source: Source, outcome: str, reason: str, **facts: Any) -> Json:
         """Note what became of a series; returns its record."""
         found = self._facts_of_now(source, outcome, reason=reason, attempts=0, **facts)
-        self.log(outcome, source.name, reason=reason, seconds=facts.get("seconds"))
+        self.log(outcome, source.name, reason=reason)
         return self.orthanc.update_record(source.name, lambda before: before | found)
 
     def log(self, event: str, series: str = "", **facts: object) -> None:

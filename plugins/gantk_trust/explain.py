@@ -33,7 +33,7 @@ SATURATION_PERCENTILE = 99.5  # of the map's magnitudes; its colours are saturat
 class Explanation:
     """The result of `explain`, at the size of the networks' input."""
 
-    # (*size): above 0 where a pixel raised the region's mean, below 0 where it lowered it
+    # (H, W): above 0 where a pixel raised the region's mean, below 0 where it lowered it
     map: np.ndarray
     difference: float  # the region's mean minus that for the blurred input, near the map's sum
     picture: Figure  # input, translation with the region, map
@@ -64,17 +64,15 @@ def explain(
         out: the picture to write, OUT.png. None writes nothing.
         to: the target domain, by name.
         label: the class of the image, for a run that was trained with classes.
-        region: columns and rows as shown, "x0:x1,y0:y1"; of 3-D networks also planes, ",z0:z1".
-            Default: the whole image.
-        slice: for a volume and 2-D networks, the slice along the run's plane, from 0. Default: the
-            middle one.
+        region: columns and rows as shown, "x0:x1,y0:y1". Default: the whole image.
+        slice: for a volume, the slice along the run's plane, from 0. Default: the middle one.
         overwrite: whether to replace a file that gantk did not write, or that was changed since.
         device: as in `gantk.run`.
         say: called with each line of output.
 
     Raises:
-        UserError: the run makes no translations or has no gradients, or slice or region lie outside
-            the image.
+        UserError: the run makes no translations of slices or has no gradients, or slice or region
+            lie outside the image.
     """
     if out is not None:
         named = expect_name(out, "OUT")
@@ -95,6 +93,9 @@ def explain(
     pipeline = model.pipelines[letter]
     given = read(Path(image))
     pipeline.check_channels(given, "IMAGE")
+    if frame.dims == 3:
+        what = "a network of volumes is not explained"
+        raise UserError(what, where="RUN", allowed="networks of slices")
     native = _planes(pipeline.stack_of(given), slice, frame.neighbours)
     prepare = pipeline.preparation(pipeline.own_scale(given.pixels))
     seen = prepare(native).to(model.runtime.device)
@@ -131,9 +132,7 @@ def explain(
 
 
 def _planes(stack: np.ndarray, number: int | None, neighbours: int) -> Tensor:
-    """A slice with its neighbours as channels, (1, C, *size), of a stack (slices, C, *size), which
-    is one image for volumes and 3-D networks.
-    """
+    """A slice with its neighbours as channels, (1, C, H, W), of a stack (slices, C, H, W)."""
     if number is None:
         number = len(stack) // 2
     if not 0 <= number < len(stack):
@@ -144,17 +143,20 @@ def _planes(stack: np.ndarray, number: int | None, neighbours: int) -> Tensor:
     return torch.from_numpy(np.concatenate(stack[places.tolist()]))[None]
 
 
-def _region(text: str, sides: tuple[int, ...]) -> np.ndarray:
-    """A mask (*sides) of the ranges in `text`, columns first; of everything without text."""
-    inside = np.zeros(sides, bool)
-    ends = [(int(low), int(high)) for low, high in re.findall(r"(\d+):(\d+)", text)]
-    fits = [low < high <= side for (low, high), side in zip(ends, sides[::-1], strict=False)]
-    if (text and len(ends) not in (2, len(sides))) or not all(fits):
-        allowed = "columns,rows within " + ",".join(f"0:{side}" for side in sides[::-1])
+def _region(text: str, sides: tuple[int, int]) -> np.ndarray:
+    """A mask (H, W) of the ranges in `text`, columns first; of everything without text."""
+    rows, columns = sides
+    if not text:
+        return np.ones(sides, bool)
+    found = re.fullmatch(r"(\d+):(\d+),(\d+):(\d+)", text)
+    left, right, top, bottom = map(int, found.groups()) if found else (0, 0, 0, 0)
+    if not (left < right <= columns and top < bottom <= rows):
+        allowed = f"columns,rows within 0:{columns},0:{rows}"
         what = f"'{text}' is not a valid region of this image"
         raise UserError(what, where="--region", allowed=allowed)
 
-    inside[(..., *(np.s_[low:high] for low, high in reversed(ends)))] = True
+    inside = np.zeros(sides, bool)
+    inside[top:bottom, left:right] = True
     return inside
 
 
@@ -165,14 +167,8 @@ def _draw(
     inside: np.ndarray,
     ends: tuple[float, float],
 ) -> Figure:
-    """Input, translation with the region's outline, and the map; of volumes the plane with most of
-    the map.
-    """
+    """Input, translation with the region's outline, and the map."""
     from matplotlib.figure import Figure
-
-    if seen.ndim == 3:
-        best = int(np.abs(found).sum(axis=(1, 2)).argmax())
-        seen, made, found, inside = (each[best] for each in (seen, made, found, inside))
 
     figure = Figure((12, 4), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
