@@ -73,7 +73,7 @@ START = "start"  # the baseline of a training that started from another model
 @dataclass(frozen=True)
 class Tested:
     """One direction's test images with their scores; item i of each tensor belongs to pair i. Without
-    test pairs a few inputs, with neither truth nor scores.
+    test pairs the inputs, with neither truth nor scores.
     """
 
     data: Data
@@ -83,6 +83,12 @@ class Tested:
     made: Tensor
     references: References | None
     lines: pd.DataFrame  # the scores of the model and of the baselines, see `gantk.metrics.table`
+
+
+def unpaired_places(sources: Sequence[Record], dims: int) -> list[int]:
+    """Which images without truth are shown, chosen without scores."""
+    owners = [source.subject or source.key for source in sources]
+    return spread_over_owners(range(len(sources)), owners, UNPAIRED_IMAGES[dims]) if owners else []
 
 
 def default_metrics(method: Method) -> list[Any]:
@@ -124,7 +130,7 @@ class Scorer:
         self.pairs = self.pair_scorer(of_pairs, regions=model.evaluate.regions)
         self.posts = Posts(model, data.range)
         self.tested: dict[str, Tested] = {}  # by direction, the pairs scored by `test`
-        self.unpaired: dict[str, Tested] = {}  # of the other directions, images to be shown
+        self.unpaired: dict[str, Tested] = {}  # of the other directions, what was translated
         self.checks: Checks = {}  # of the files among the inputs
         # returns the method with the weights that the training started from, None if there are none
         self.start: Callable[[], Method | None] = lambda: None
@@ -215,8 +221,7 @@ class Scorer:
         else:
             real = self.reals.test_images(to)
         if not pairs:
-            places = self._shown_places(sources)
-            self._show(to, [sources[n] for n in places], shown[places], made[key][places])
+            self._keep_unpaired(to, sources, shown, made[key])
         results.values[key] = self._value_distributions(key, real, made)
         if self.set_metrics:
             group = self.reals.group(shown, sources)
@@ -225,18 +230,14 @@ class Scorer:
 
     def _translate_some(self, sources: Sequence[Record], to: str, translators: Translators) -> None:
         """Translate the images that are shown, where none are scored."""
-        chosen = [sources[n] for n in self._shown_places(sources)]
+        chosen = [sources[n] for n in unpaired_places(sources, self.dims)]
         written = translators()[""](chosen, None, to) if chosen else None
         if written:  # rank 0
-            self._show(to, chosen, self.reals.scored_images(chosen), written.images)
+            self._keep_unpaired(to, chosen, self.reals.scored_images(chosen), written.images)
 
-    def _shown_places(self, sources: Sequence[Record]) -> list[int]:
-        """Which images without truth are shown, chosen without scores."""
-        owners = [source.subject or source.key for source in sources]
-        places = range(len(sources))
-        return spread_over_owners(places, owners, UNPAIRED_IMAGES[self.dims]) if owners else []
-
-    def _show(self, to: str, sources: Sequence[Record], inputs: Tensor, made: Tensor) -> None:
+    def _keep_unpaired(
+        self, to: str, sources: Sequence[Record], inputs: Tensor, made: Tensor
+    ) -> None:
         """Add images without truth to `self.unpaired`."""
         records = [{OTHER[to]: source} for source in sources]
         self.unpaired[direction_to(to)] = Tested(

@@ -56,6 +56,10 @@ TABLE_COLUMNS = {
     "baseline": "baseline",
     "which": "baseline_name",
 }
+OF_SETS = (
+    "Without registered pairs nothing here says whether an image is right: {} compares sets of images, and"
+    " sees neither a patient's anatomy nor wrong tissue."
+)
 FROM_NOISE = ("image", "image_post")  # images from noise, and the same after post-steps
 
 
@@ -173,9 +177,9 @@ def main_rows(results: Results) -> list[Row]:
 
 
 def result_sentence(results: Results, *, unseen: bool = True) -> str:
-    """The result in sentences that need no knowledge of the scores: the first score of each
-    direction, directions that are behind first; then where other scores fare worse. "" where nothing
-    was compared. `unseen`: False where patients were allowed on both sides of the split.
+    """The result in sentences that need no knowledge of the scores: of sets what they leave open; the
+    first score of each direction, directions that are behind first; then where other scores fare worse.
+    "" where nothing was compared. `unseen`: False where patients were allowed on both sides of the split.
     """
     if not results.metrics and results.model_fields_set:
         return NO_SCORES
@@ -194,7 +198,25 @@ def result_sentence(results: Results, *, unseen: bool = True) -> str:
     for name, own in by_score.items():
         clauses += [f"by {name}, {clause}" for clause in _verdicts_in_words(results, own)]
     clauses[0] = f"{_tested_on(results, unseen)} {clauses[0]}"
-    return " ".join(f"{clause[0].upper()}{clause[1:]}." for clause in clauses)
+    clauses = [sets_sentence(results).removesuffix("."), *clauses]
+    return " ".join(f"{clause[0].upper()}{clause[1:]}." for clause in filter(None, clauses))
+
+
+def sets_sentence(results: Results) -> str:
+    """What scores leave open that compare sets of translations alone; "" for other results."""
+    first, _ = _judged_rows(results)
+    names = dict.fromkeys(row.name for row in first if _is_of_sets_alone(results, row.key))
+    return OF_SETS.format(join_words([*names])) if names else ""
+
+
+def _is_of_sets_alone(results: Results, key: str) -> bool:
+    """Whether the scores of a direction compare sets of translations: none knows what is right."""
+    judged = [
+        score
+        for name, score in results.metrics[key].items()
+        if name in results.verdict.get(key, {})
+    ]
+    return key not in FROM_NOISE and all(score.of_sets for score in judged)
 
 
 def _beside_real_images(results: Results, key: str) -> str:
@@ -272,11 +294,14 @@ def returned_rows(results: Results) -> list[Row]:
 
 
 def result_tone(results: Results) -> Tone:
-    """The tone of `result_sentence`: the worst of what it says. To be better than noise is not good."""
+    """The tone of `result_sentence`: the worst of what it says. To be better than noise, or as a set, is
+    not good.
+    """
     first, worse = _judged_rows(results)
     rows = [*first, *worse]
     tones: list[Tone] = [row.tone for row in rows]
-    tones += ["near" for row in rows if row.key in FROM_NOISE]
+    unsure = [row for row in rows if row.key in FROM_NOISE or _is_of_sets_alone(results, row.key)]
+    tones += ["near" for row in unsure]
     return min(tones, key=TONES.index, default="")
 
 
@@ -296,7 +321,9 @@ def pairs_sentence(results: Results) -> str:
     against all others, or that has no such baselines; "" for other models.
     """
     is_of_pairs = any(
-        not score.of_sets for scores in results.metrics.values() for score in scores.values()
+        not score.of_sets and score.higher_is_better is not None
+        for scores in results.metrics.values()
+        for score in scores.values()
     )
     if is_of_pairs and results.baselines and not any(map(needs_pairs, results.baselines)):
         missing = baseline_words("intensity_map")
@@ -371,7 +398,9 @@ def _tested_on(results: Results, unseen: bool) -> str:
 
     images = _counts([[each.images for each in scores] for scores in directions], "test image")
     if not patients_are_known(results):
-        return f"On {images} whose patients are not known,"
+        is_one_count = len(directions) > 1 and " and " not in images
+        each = " in each direction" if is_one_count else ""
+        return f"On {images}{each}, whose patients are not known,"
     patients = [[each.n for each in scores] for scores in directions]
     if unseen:
         return f"On {_counts(patients, 'unseen patient')},"

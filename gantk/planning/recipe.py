@@ -383,7 +383,9 @@ def _training_lines(seen: Scans, steps: int, why: str) -> Lines:
         return lines | {"evaluate.metrics": (["kid"], "compares sets of images")}
 
     if not seen.fit:
-        lines["evaluate.metrics"] = (["kid"], "compares sets of images: no pairs are known")
+        proposed = [("kid", "kid compares sets of images"), *proposals("metric", seen)]
+        names, whys = zip(*proposed, strict=True)
+        lines["evaluate.metrics"] = ([*names], f"no pairs are known: {', '.join(whys)}")
     elif seen.fit.good:
         why = "steps of a small network without adversary, a baseline"
         lines["evaluate.regression"] = (max(MIN_BASELINE_STEPS, steps // 4), why)

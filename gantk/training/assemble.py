@@ -194,9 +194,9 @@ def _true_pairs(
 
     if alone and not of_patient:
         return (
-            f"{alone} of {images} training images are compared with one partner alone, as registering"
-            " several similar ones fits little better: both domains may show the same heads, so this"
-            ' may be paired training; method.pairs = "none" trains without'
+            f"{alone} of {images} training images are trained against one image of the other domain, which"
+            " fits almost as well without registration: both domains may show the same heads, and then"
+            ' this is paired training; method.pairs = "none" trains without these pairs'
         )
     if not of_patient:
         return ""

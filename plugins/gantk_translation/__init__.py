@@ -47,10 +47,16 @@ def gantk_register(add) -> None:
     add.metric(
         "nmi",
         "gantk_translation.misaligned.nmi:NMI",
+        plan="gantk_translation.planning:plan_structure",
         words={
             "nmi": (
                 "Normalised mutual information (NMI)",
                 "How well one image predicts the other: 2 for equal images, 1 for unrelated ones.",
+            ),
+            "nmi_input": (
+                "Normalised mutual information of output and input (NMI with input)",
+                "How much of the input's structure the output has: registered T1 and T2 of one head"
+                " reach about 1.3, of two heads 1.1, a copy 2. It does not see wrong tissue.",
             ),
         },
     )
@@ -98,7 +104,7 @@ def gantk_images_scored(tested, result, scorer) -> None:
 
         add_scores(tested["a_to_b"], scorer, result)
 
-    if any("nmi" in one.lines.metric.array for one in tested.values()):
+    if any(metric.name == "nmi" for metric in scorer.pairs.metrics):
         from gantk_translation.misaligned.nmi import add_nmi_of_inputs
 
-        add_nmi_of_inputs(tested, result)
+        add_nmi_of_inputs(tested | scorer.unpaired, result)

@@ -84,6 +84,11 @@ def _for_size(size: Sequence[int]) -> dict[str, Any]:
     return {"discriminator.receptive_field": 16, "low_res_warmup": None}
 
 
+def plan_structure(seen: Any) -> tuple[str, str] | None:
+    """For images without pairs the metric that compares outputs with their inputs."""
+    return None if seen.fit else ("nmi", "nmi each output with its input")
+
+
 def _why_unpaired(seen: Any) -> str:
     """Why no paired method suits the scans."""
     if seen.alone:

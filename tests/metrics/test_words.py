@@ -170,7 +170,7 @@ def test_many_directions_are_counted_by_their_verdict(case):
         ({"by": "patient"}, "On 1 unseen patient,"),
         (
             {"by": "image", "unknown_patients": True, "consequences": ["not known"]},
-            "On 64 test images whose patients are not known,",
+            "On 64 test images, whose patients are not known,",
         ),
     ],
 )
@@ -185,7 +185,7 @@ def test_directions_of_other_images_state_their_own_counts():
     tested = result({"a_to_b": WON, "b_to_a": LOST}, split=split)
     tested.metrics["a_to_b"]["psnr"].images = 20
     said = result_sentence(tested)
-    assert said.startswith("On 20 and 64 test images whose patients are not known,")
+    assert said.startswith("On 20 and 64 test images, whose patients are not known,")
 
 
 def test_images_from_noise_are_no_patients():
@@ -205,6 +205,17 @@ def test_images_from_noise_stand_beside_real_ones(verdict, tone):
     assert "ahead" not in said and "better than" not in said.replace("no better than", "")
     assert ("no better than" in said) == (tone == "bad")
     assert result_tone(made) == tone, "better than noise is no achievement"
+
+
+@pytest.mark.parametrize(("verdict", "tone"), [(WON, "near"), (LOST, "bad")])
+def test_sets_of_images_do_not_say_what_is_right(verdict, tone):
+    made = result({"a_to_b": verdict})
+    made.metrics["a_to_b"]["psnr"].of_sets = True
+    first = result_sentence(made).partition(". ")[0]
+
+    assert first.startswith("Without registered pairs nothing here says whether an image is right")
+    assert "better" not in first
+    assert result_tone(made) == tone
 
 
 FEWER = "T1 -> T2 is ahead of histogram matching ("

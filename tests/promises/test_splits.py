@@ -204,7 +204,7 @@ def test_matches_with_the_own_patient_are_said_beside_scores(scans, whole, told)
         (run / "metrics.json").read_text("utf-8"),
     ):
         assert bool(re.search(OF_OWN_PATIENT, " ".join(said.split()))) == told, said[:3000]
-        assert "with one partner alone" not in said, "the patients are known"
+        assert "trained against one image" not in said, "the patients are known"
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_unknown_people_compared_with_one_partner_are_warned_of(tmp_path):
         files.picture(tmp_path / "data" / "trainB" / f"{number:02d}.png", 255 - head)
     outcome = train(tmp_path / "data", "--set", 'method.pairs="weak_pairs"').ok()
 
-    counted = "12 of 12 training images are compared with one partner alone"
+    counted = "12 of 12 training images are trained against one image of the other domain"
     assert re.search(f"warning +{counted}", outcome.out)
     assert re.search(counted, (tmp_path / "run" / "report.html").read_text("utf-8"))
 
@@ -302,7 +302,8 @@ def test_slices_without_patient_have_no_number_of_patients(tmp_path):
     assert said in outcome.out
     (warned,) = (x for x in check(tmp_path / "data")["problems"] if x["kind"] == "scores")
     assert "data.source.patient" in warned["remedy"]
-    assert "On 6 test images whose patients are not known" in outcome.out
+    said = "On 6 test images in each direction, whose patients are not known"
+    assert said in " ".join(outcome.out.split())
     assert "one patient" not in outcome.out
     results = read_json(tmp_path / "run" / "metrics.json")
     row = results["metrics"]["a_to_b"]["psnr"]

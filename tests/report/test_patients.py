@@ -5,6 +5,7 @@ compared on one page.
 import csv
 import importlib
 import itertools
+import json
 import re
 import shutil
 from xml.etree import ElementTree
@@ -210,6 +211,43 @@ def test_a_run_without_pairs_shows_test_images(unpaired_runs):
     assert not any("Real" in title or "Absolute error" in title for title in titles)
     assert "chosen without looking at scores" in page.words
     assert "A test image (image 1)" in page.words and "A held-out image" not in page.words
+
+
+def test_runs_without_pairs_stand_side_by_side(unpaired_runs, tmp_path):
+    runs = [shutil.copytree(run, tmp_path / run.name) for run in unpaired_runs]
+    for run in runs:
+        gantk.evaluate(run, metrics=["kid", "nmi"], device="cpu", say=lambda line: None)
+    kept = [read_json(run / "metrics.json")["metrics"]["a_to_b"]["nmi_input"] for run in runs]
+    text, page = compared(runs, tmp_path / "page.html")
+    assert text.startswith("result Without registered pairs nothing here says whether an image is")
+    assert text.count("Without registered pairs") == 1
+    assert "direction score weak strong other real images" in text
+    values = " ".join(f"{score['value']:.3f}" for score in kept)
+    assert f"NMI with input {values}" in text
+    assert [score["images"] for score in kept] == [6, 6]
+    assert "none compares an output with its true image" in page
+    alone, _ = compared(runs[:1], None)
+    assert "Without registered pairs" in alone and "report" not in alone
+
+    other = runs[1] / "metrics.json"
+    results = read_json(other)
+    for scores in results["baselines"]["identity"].values():
+        scores["kid_random"]["value"] += 1.0
+    write_json(other, results)
+    text, _ = compared(runs, tmp_path / "page.html")
+    assert "on other sizes or gray values" in text and "direction score" not in text
+    for scores in results["metrics"].values():
+        del scores["nmi_input"]
+    write_json(other, json.loads(json.dumps(results).replace("kid_random", "kid_other")))
+    text, _ = compared(runs, tmp_path / "page.html")
+    assert "no score in common" in text and "direction score" not in text
+
+
+def compared(runs, page):
+    """What is said of runs, and the words of the page."""
+    said: list[str] = []
+    made = write_report(*runs, out=page, overwrite=True, say=said.append)
+    return " ".join(" ".join(said).split()), Page(made).words
 
 
 def test_people_who_may_be_trained_on_are_not_called_unseen(unpaired_runs, tmp_path):

@@ -24,9 +24,9 @@ from gantk.metrics.compare_models import (
     ModelComparison,
 )
 from gantk.metrics.comparing import Comparison, SystemTest, compare_systems
-from gantk.metrics.names import join_words
+from gantk.metrics.names import CEILING, baseline_words, join_words, short_metric_name
 from gantk.metrics.references import GRAY_VALUES
-from gantk.metrics.rows import unlike_inputs
+from gantk.metrics.rows import sets_sentence, unlike_inputs
 from gantk.metrics.summary import with_label
 from gantk.metrics.table import MODEL, owners
 from gantk.progress import Work
@@ -56,8 +56,8 @@ from gantk.report.scores import (
 )
 from gantk.report.words import ARROW
 from gantk.runs.folder import flat
-from gantk.runs.results import ScoresByMetric
-from gantk.terminal import warn
+from gantk.runs.results import NO_VALUE, ScoresByMetric
+from gantk.terminal import TextTable, warn
 
 OTHER_IMAGES = (
     "These runs were not scored on the same test images, so their scores cannot be compared. Give the"
@@ -65,10 +65,14 @@ OTHER_IMAGES = (
     " count as one: give all of them, and the same folds of another recipe."
 )
 OTHER_SCALES = (
-    "The runs score images of the networks on other gray values, as the unchanged input shows ({}), so"
-    " differences of these scores say nothing about the models. To compare them on one scale, use"
-    " `gantk eval RUN OTHER --data SCANS`, or train with equal data.size, data.fit and"
-    ' data.intensity, and with data.intensity.per = "volume".'
+    "The runs score images of the networks on other sizes or gray values, as the unchanged input shows ({}),"
+    " so differences of these scores say nothing about the models. Train with equal data.size, data.fit and"
+    ' data.intensity, and with data.intensity.per = "volume". Registered pairs are compared on one scale by'
+    " `gantk eval RUN OTHER --data SCANS`."
+)
+OTHER_SCORES = (
+    "These runs have no score in common, so they cannot be compared: scores of sets need one feature network"
+    " too. Score all by the same metrics: `gantk eval RUN --metrics kid`."
 )
 ONE_SEED = (
     "The tests are over patients, not over trainings: a training with another seed gives other scores."
@@ -113,7 +117,10 @@ def write_report(
     """
     named = _records_of(runs)
     systems = systems_of(named)
+    of_sets = dict.fromkeys(filter(None, (sets_sentence(one.results) for one in systems)))
     if len(runs) == 1 and out is None:
+        for said in of_sets:
+            say(with_label("result", said))
         _say_result(systems[0], say)
         if figures is not None:
             (record,) = named.values()
@@ -127,7 +134,7 @@ def write_report(
     path = Path(expect_file(out or "comparison.html", "--out", overwrite=overwrite))
     reason = _why_not_compared(systems)
     compared = Comparison([], []) if reason else _compare(systems)
-    answers = [reason] if reason else compared.sentences
+    answers = [reason] if reason else [*compared.sentences, *of_sets]
     seeds = [len({run.recipe.train.seed for run in system.runs}) for system in systems]
     caution = ONE_SEED if compared.tests and min(seeds) == 1 < len(seeds) else ""
     for answer in answers:
@@ -139,6 +146,8 @@ def write_report(
     if caution:
         say(with_label("note", caution))
     summary = summarise_systems({one.name: one.results for one in systems})
+    if of_sets and not reason:
+        say(_side_by_side(summary, [system.name for system in systems]))
     common = _common_images(systems)
     if figures is not None:
         names = [system.name for system in systems]
@@ -158,6 +167,7 @@ def write_report(
         oriented=all(map(shows_left_and_right, named.values())),
         grids=[*grids(summary)],
         tests=compared.tests,
+        of_sets=bool(of_sets),
         how_to_save=HOW_TO_SAVE,
         shown={label: rows_of(images) for label, images in common.items()},
         differences=_differences(systems),
@@ -324,10 +334,31 @@ def _caption(label: str, names: Sequence[str], shown: Rows, about: AboutFigures)
     )
 
 
+def _side_by_side(summary: pd.DataFrame, names: Sequence[str]) -> TextTable:
+    """The scores of systems, and of other real images, as a table of a terminal."""
+    columns = [*names, baseline_words(CEILING)]
+    shown = summary[summary.system.isin(columns)]
+    texts = [f"{score.text()} {score.interval()}".rstrip() for score in shown.score]
+    lines = shown.assign(
+        direction=shown.direction.str.replace(ARROW, " -> "),
+        metric=shown.metric.map(short_metric_name),
+        score=texts,
+    )
+    place = ["direction", "metric", "system"]
+    grid = lines.groupby(place, sort=False)["score"].first().unstack(sort=False).fillna(NO_VALUE)
+    return TextTable(("direction", "score", *grid), grid.reset_index().to_numpy().tolist())
+
+
 def _why_not_compared(systems: Sequence[System]) -> str:
     """Why the scores cannot be compared, or ""."""
+    scored = [
+        {(key, name) for key, scores in system.results.metrics.items() for name in scores}
+        for system in systems
+    ]
     if len({system.test_images for system in systems}) > 1 or not systems[0].test_images:
         return OTHER_IMAGES
+    if all(scored) and not set.intersection(*scored):
+        return OTHER_SCORES
     found = unlike_inputs({system.name: system.results for system in systems})
     return OTHER_SCALES.format(found) if found else ""
 

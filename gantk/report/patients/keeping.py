@@ -17,7 +17,7 @@ from gantk.formats.image import UPRIGHT, Image
 from gantk.formats.nifti import Nifti
 from gantk.formats.pictures import Picture
 from gantk.method import OTHER
-from gantk.metrics.evaluate import Tested
+from gantk.metrics.evaluate import Tested, unpaired_places
 from gantk.metrics.references import image_with_mask, of_all_scans, units_of
 from gantk.metrics.table import MODEL, owners
 from gantk.report.figures import LESION
@@ -50,11 +50,13 @@ def _keep_direction(
 ) -> Iterator[StoredImage]:
     """Write a direction's images to `folder`; yields their entries of the index."""
     images = {"input": one.inputs, "output": one.made}
-    places = [*range(len(one.pairs))]
     medians: dict[int, int] = {}
     if one.references:
         images["truth"] = one.references.images
         places, medians = _images_to_keep(one, scores)
+    else:
+        sources = [pair[OTHER[one.to]] for pair in one.pairs]
+        places = unpaired_places(sources, one.made.ndim - 2)
     for number, place in enumerate(places):
         stem = f"{direction}-{number}"
         pair = one.pairs[place]

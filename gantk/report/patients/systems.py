@@ -11,7 +11,7 @@ import pandas as pd
 from gantk.metrics.comparing import add_tests
 from gantk.metrics.names import name_systems
 from gantk.metrics.pair_scores import add_scores
-from gantk.metrics.rows import result_sentence, result_tone
+from gantk.metrics.rows import result_sentence, result_tone, sets_sentence
 from gantk.metrics.table import MODEL
 from gantk.report.run_record import RunRecord
 from gantk.runs.folder import FOLD, recipe_without
@@ -102,6 +102,7 @@ class System:
                 why = "no score that all of these runs have of each patient"
             return f"{self.name}: {why}."
         result = result_sentence(self.results, unseen=not any(run.leak for run in self.runs))
+        result = result.removeprefix(sets_sentence(self.results)).lstrip()  # which is said of all
         of_runs = f" ({len(self.runs)} runs of one recipe)" if len(self.runs) > 1 else ""
         size = self.runs[0].environment.size
         return f"{self.name}{of_runs}{size}: {result or 'not compared with a baseline.'}"

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from gantk.method import OTHER
 from gantk.metrics.evaluate import Tested
 from gantk.metrics.intervals import estimate, metric_score
 from gantk.metrics.pairs import PairMetric
@@ -23,12 +24,12 @@ class NMI(PairMetric):
 
     It uses histograms of 32 bins over each image's own range, so it does not depend on which tissue
     is bright. A run also gets `nmi_input`, the score of output and input, which falls if outputs
-    are not aligned with their inputs.
+    are not aligned with their inputs; without test pairs that alone.
     """
 
     name = "nmi"
     unit = ""
-    higher_is_better = True
+    higher_is_better: bool | None = True
 
     def _method(self) -> str:
         return f"{self.name}/studholme/{BINS}-bins-of-own-range"
@@ -70,12 +71,16 @@ def entropy(shares: Tensor) -> Tensor:
 
 
 def add_nmi_of_inputs(tested: Mapping[str, Tested], results: Results) -> None:
-    """Add the row `nmi_input` to the scores of each direction."""
+    """Add the row `nmi_input` to the scores of each direction. It has no better way: a copy of the
+    input has the highest.
+    """
     for key, one in tested.items():
         metric = NMI(2.0, one.inputs.ndim - 2)
         metric.name = "nmi_input"
+        metric.higher_is_better = None
         output = one.made.mean(1, keepdim=True)
         values = metric(output, one.inputs.mean(1, keepdim=True)).double().numpy()
-        found = estimate(values, one.references.patients)
+        patients = [pair[OTHER[one.to]].subject for pair in one.pairs]
+        found = estimate(values, patients)
         score = metric_score(metric, found, len(values), metric.definition)
-        results.metrics[key]["nmi_input"] = score
+        results.metrics.setdefault(key, {})["nmi_input"] = score
