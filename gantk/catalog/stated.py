@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,32 +37,50 @@ def read_dataset_json(
     names = _channel_names(root / file, words)
     if not names:
         return None
-    found = Reading(DATASET_FILE)
     channels = {path: CHANNEL.fullmatch(stem_of(path)) for path in images}
     are_files = any(channel and int(channel[2]) in names for channel in channels.values())
     folder = re.escape(file.removesuffix(DATASET_FILE))
     place = re.compile(rf"{folder}(?:(images(?:Tr|Ts|Va|Val))/)?[^/]+")
+    found = Reading(DATASET_FILE)
     for path, channel in channels.items():
+        lies = place.fullmatch(path)
         if are_files and channel is None:
             found.left_out[path] = "without a channel"
-            continue
-        case = channel[1] if channel else stem_of(path)
-        is_named = int(channel[2]) in names if channel else not words.said(case)
-        lies = place.fullmatch(path)
-        if not (lies and is_named and are_files == (channel is not None)):
+        elif lies is None:
             return None
-        row = Row(scan_named(path), split=split_named(lies[1] or ""))
-        row.subject = case if is_volume(path) else ""
-        row.slice = "" if is_volume(path) else case
-        for number in [int(channel[2])] if channel else names:
-            volume = number if channel is None and len(names) > 1 else None
-            scan = replace(row.scan, volume=volume)
-            found.rows.append(replace(row, scan=scan, contrast=names[number], outlines={}))
+        elif channel is None:
+            if words.said(stem_of(path)):
+                return None
+            found.rows += _volumes_of(_row_of_case(path, stem_of(path), lies[1]), names)
+        elif int(channel[2]) in names:
+            row = _row_of_case(path, channel[1], lies[1])
+            row.contrast = names[int(channel[2])]
+            found.rows.append(row)
+        else:
+            return None
     found = found.of_contrasts(contrasts)
     if len({row.split for row in found.rows}) < 2:
         for row in found.rows:
             row.split = ""
     return found
+
+
+def _row_of_case(path: str, case: str, folder: str | None) -> Row:
+    """The row of a case's file in a folder such as `imagesTr`."""
+    row = Row(scan_named(path), split=split_named(folder or ""))
+    if is_volume(path):
+        row.subject = case
+    else:
+        row.slice = case
+    return row
+
+
+def _volumes_of(row: Row, names: Mapping[int, str]) -> Iterator[Row]:
+    """A row for each volume of a file that holds all channels, or for its only one."""
+    for number, contrast in names.items():
+        volume = number if len(names) > 1 else None
+        scan = replace(row.scan, volume=volume)
+        yield replace(row, scan=scan, contrast=contrast, outlines={})
 
 
 def _channel_names(file: Path, words: ContrastWords) -> dict[int, str]:

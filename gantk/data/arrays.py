@@ -143,15 +143,9 @@ def _write_item(
     item: Any, number: int, names: Mapping[str, str], folder: Path
 ) -> Iterator[dict[str, Any]]:
     """Write the images of an item, and yield a row of the table for each."""
-    letters = {key: letter_of(key, names) for key in item} if isinstance(item, Mapping) else {}
-    images = {letter: item[key] for key, letter in letters.items() if letter and key not in ABOUT}
-    if not images:
-        what = f"item {number} of the data contains no image of {' or '.join(names.values())}"
-        raise UserError(what, where="data", allowed=KINDS)
-
+    images = _images_of(item, number, names)
     mask = item.get("mask")
-    about = {name: item[name] for name in ABOUT if name in item and name != "mask"}
-    about = {name: x.item() if hasattr(x, "item") else x for name, x in about.items()}
+    about = {name: _plain(item[name]) for name in ABOUT[:-1] if name in item}
     about["pair"] = about.get("pair", f"row-{number}" if len(images) == 2 else "") or None
     for letter, image in images.items():
         pixels = _pixels(image, f"{names[letter]} of item {number}", names[letter])
@@ -163,6 +157,21 @@ def _write_item(
         if mask is not None:
             row["mask"] = _write(folder / f"mask-{name}", _pixels(mask, "mask", "mask"))
         yield row
+
+
+def _images_of(item: Any, number: int, names: Mapping[str, str]) -> dict[str, Any]:
+    """The images of an item by the letters of their domains; UserError where it has none."""
+    letters = {key: letter_of(key, names) for key in item} if isinstance(item, Mapping) else {}
+    images = {letter: item[key] for key, letter in letters.items() if letter and key not in ABOUT}
+    if not images:
+        what = f"item {number} of the data contains no image of {' or '.join(names.values())}"
+        raise UserError(what, where="data", allowed=KINDS)
+    return images
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy or torch as one of Python."""
+    return value.item() if hasattr(value, "item") else value
 
 
 def _pixels(image: Any, called: str, domain: str) -> np.ndarray:
