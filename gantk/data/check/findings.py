@@ -382,15 +382,10 @@ def _third_nearest(items: Sequence[Inspected], side: np.ndarray) -> np.ndarray:
 
 
 def _people_of_two_names(items: Iterable[Inspected]) -> Iterator[Problem]:
-    """Warn of patients that may be the same people under two names: names that differ only in case,
-    separators, leading zeros and dates (p1, P_01, 1.0); or, of patients in one domain only, names
-    with the same numbers (scan_0031_pre and 0031-final).
+    """Warn of patients that may be the same people under two names, which differ only in case,
+    separators, leading zeros and dates (p1, P_01, 1.0).
     """
-    domains_of: dict[str, set[str]] = defaultdict(set)
-    for item in items:
-        if item.patient:
-            domains_of[item.patient] |= set(item.domains)
-    groups = people_of_two_names(domains_of)
+    groups = people_of_two_names(dict.fromkeys(item.patient for item in items if item.patient))
     if groups:
         shown = join_first([" = ".join(map(repr, names[:3])) for names in groups], "; ")
         what = (

@@ -16,7 +16,7 @@ from gantk.data.check.findings import Problem, problem
 from gantk.data.look import scale_to_unit
 from gantk.data.preparation import Pair, Record
 from gantk.data.sources.pairing import complete_pairs
-from gantk.data.spread import spread
+from gantk.data.spread import spread, spread_over_owners
 from gantk.errors import count_noun, join_first
 from gantk.progress import track
 
@@ -158,10 +158,14 @@ def show_the_same(records: Sequence[Record]) -> bool:
     | of the same heads, of five sets           | 1.06 to 2.05 | 0.52 to 1     |
     | of other heads, of four sets              | 0.88 to 1.01 | 0.06 to 0.5   |
     """
-    sides = [[each for each in records if each.path and each.domain == letter] for letter in "ab"]
+    sides = []
+    for letter in "ab":
+        own = [record for record in records if record.path and record.domain == letter]
+        owners = [record.subject or record.key for record in own]
+        sides.append(spread_over_owners(own, owners, MAX_PAIRS))
     if min(map(len, sides)) < MIN_PAIRS:
         return False
-    images, partners = (np.array([[_levels(x)] for x in spread(side, MAX_PAIRS)]) for side in sides)
+    images, partners = (np.array([[_levels(record)] for record in side]) for side in sides)
     information = np.array([_information(image, partners) for image in images])
     best = information.argmax(axis=1)
     is_best_for_both = information.argmax(axis=0)[best] == np.arange(len(best))
