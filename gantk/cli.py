@@ -247,6 +247,9 @@ def resume(run, device) -> None:
     api.resume(run, device=device, say=say)
 
 
+ONE_RUN = "only RUN, INPUT and OUTPUT are taken. Quote a pattern of runs, an ensemble: 'runs/fold*'"
+
+
 class FilesByContrast(Command):
     """A command whose option `--from T1=FILE` may be written `--t1 FILE`.
 
@@ -277,7 +280,12 @@ class FilesByContrast(Command):
                 value = rest.pop(0)
             parsed += ["--from", f"{option[2:]}={value}"]
 
-        return super().parse_args(ctx, parsed)
+        try:
+            return super().parse_args(ctx, parsed)
+        except click.UsageError as error:
+            if "extra argument" not in error.message:
+                raise
+            raise click.UsageError(f"{error.message}: {ONE_RUN}", ctx) from None
 
 
 def _is_contrast_option(option: str) -> bool:

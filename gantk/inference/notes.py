@@ -27,6 +27,7 @@ from gantk.plugin.loader import load
 from gantk.prepare.grid import PLANES
 
 Note = tuple[str, str]  # "note" or "warning", and its text
+TRAINED_ON = "the model was trained on this"  # the start of a warning about an image
 Finding = tuple[str, bool]  # in what an image is unlike the training images, and whether far
 FAR_LOOK_RATIO = 1.5  # of a look's distance to that within which 95 % of the training images are
 MIN_LOOK_DISTANCE = 0.02  # training images that are alike have less
@@ -133,7 +134,7 @@ def check_input(
     if trained_on:
         seen = "patient" if image.facts.get("patient") else "image"
         line = (
-            f"the model was trained on this {seen} (training images of '{trained_on}'), so the"
+            f"{TRAINED_ON} {seen} (training images of '{trained_on}'), so the"
             f" result does not show how well other {seen}s are translated"
         )
         notes.append(("warning", line))

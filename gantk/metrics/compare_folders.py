@@ -14,10 +14,12 @@ import pandas as pd
 import torch
 
 from gantk.data.sources.reader import KeptImages
-from gantk.errors import UserError, count_noun
-from gantk.formats.files import grids_differ
+from gantk.errors import UserError, count_noun, join_first
+from gantk.files import json_object
+from gantk.formats.files import grids_differ, sidecar_of
 from gantk.formats.image import Image, Scan
 from gantk.guest import Say
+from gantk.inference.notes import TRAINED_ON
 from gantk.machine.runtime import start
 from gantk.metrics.file_pairs import SUFFIXES, WHERE, find_pairs, list_images, of_contrasts
 from gantk.metrics.intervals import count_patients, metric_score
@@ -47,6 +49,10 @@ NO_BASELINE = (
     "no baseline: score the unchanged inputs too, by the same command with --pred INPUTS. Do not"
     " compare these scores with those of a model's card, or of another model's files, where the scale"
     " may decide: gantk eval RUN MODEL --data SCANS compares models on one scale"
+)
+OF_TRAINING = (
+    "{} of images that the model was trained on, as the JSON files beside them say, so scores are too good:"
+    " {}. Score by gantk eval RUN --data SCANS, which leaves such patients out"
 )
 RESAMPLE = (
     "resample the prediction onto the truth, in Python with read and write of gantk.formats.files:"
@@ -183,7 +189,10 @@ def compare(
     result.metrics[DIRECTION] = scores
 
     shown = [*summary_lines(result), *_scale_lines(scale)]
-    shown += [with_label("warning", warning)] * bool(warning)
+    warnings = [warning] * bool(warning)
+    if seen := [scan.name for scan in made.scan if _is_of_training(scan)]:
+        warnings.append(OF_TRAINING.format(count_noun(seen, "prediction"), join_first(seen)))
+    shown += [with_label("warning", each) for each in warnings]
     shown += [with_label("note", note) for note in notes]
     for line in shown:
         say(line)
@@ -208,6 +217,12 @@ def are_of_file_pairs(metrics: Iterable[str]) -> bool:
     """Whether all of these metrics compare a file with its truth, without a run."""
     targets = [bind("metric", name).target for name in metrics]
     return all(issubclass(each, PairMetric) and not each.of_unit for each in targets)
+
+
+def _is_of_training(scan: Scan) -> bool:
+    """Whether the JSON file beside a translation says that its model was trained on the image."""
+    warnings = json_object(sidecar_of(scan.path)).get("Warnings", ())
+    return any(str(warning).startswith(TRAINED_ON) for warning in warnings)
 
 
 def _comparable(pair: Any, read: Read) -> tuple[Image, Image]:

@@ -50,6 +50,7 @@ from gantk.metrics.compare_folders import (
 )
 from gantk.metrics.comparing import Comparison, SystemTest, add_tests, compare_systems
 from gantk.metrics.names import (
+    BASELINES,
     LESION_CONTRAST,
     baseline_words,
     join_words,
@@ -453,7 +454,6 @@ def _say_compared(compared: Comparison, results: Mapping[str, Results], say: Say
     for sentence in compared.sentences:
         say(with_label("result", sentence))
     tests = [test.leader_first() for test in compared.tests]
-    of_tests = OF_TESTS if tests else ()
     rows = []
     first = next(iter(results.values()))
     systems = {name: own.metrics for name, own in results.items()} | first.baselines
@@ -462,17 +462,19 @@ def _say_compared(compared: Comparison, results: Mapping[str, Results], say: Say
             of_systems = {name: scores[direction][metric] for name, scores in systems.items()}
             leader = _best(of_systems)
             ahead = [x for x in tests if x.place == (direction, metric) and x.one == leader]
-            by, p = _lead(ahead, about.unit, named=len(results) > 2)
+            lead = _lead(ahead, about.unit, named=len(results) > 2)
             values = [
                 number_text(score.value, score.decimals) + BEST * (system == leader)
                 for system, score in of_systems.items()
             ]
             title = "" if number else direction
             name = ", ".join(filter(None, (short_metric_name(metric), about.unit)))
-            rows.append((title, name, *values, *(by, p)[: len(of_tests)]))
+            rows.append((title, name, *values, *lead))
     titles = [*results, *map(baseline_words, first.baselines)]
-    say(TextTable(("direction", "score", *titles, *of_tests), rows))
+    say(TextTable(("direction", "score", *titles, *OF_TESTS), rows))
     say(with_label("note", f"{BEST} the best of its row"))
+    if MAP in first.baselines:
+        say(with_label("note", ": ".join(BASELINES[MAP])))
     if tests:
         say(with_label("note", OF_ONE_SCORE.format(len(tests))))
     if any("lesion_contrast" in metrics for metrics in first.metrics.values()):

@@ -268,33 +268,26 @@ class LesionContrast(PairMetric):
                 "the metric 'lesion_contrast' needs lesion masks", where="evaluate.metrics"
             )
 
-        inside = mask[:, :1].float()
+        inside = mask[:, :1]
         width = max(1, round(RING * min(output.shape[-2:])))
-        ring = (dilate(inside, width) - inside) > 0
-        seen = torch.ones_like(ring)
+        seen = torch.ones_like(inside)
         for each in tissue:
             if each is not None:
-                seen = seen & (each[:, :1] > 0)
-        ring = ring & seen
+                seen = seen & each[:, :1]
+        ring = (dilate(inside.float(), width) > 0) & ~inside & seen
 
-        def contrasts(image: Tensor) -> Tensor:  # (N, C)
-            channels = image.split(1, 1)
-            return torch.stack(
-                [region_mean(c, inside > 0) - region_mean(c, ring) for c in channels], 1
-            )
-
-        def deviations(image: Tensor) -> Tensor:  # (N, C), of tissue
-            squares = []
-            for channel in image.split(1, 1):
-                mean = region_mean(channel, seen).reshape(-1, *[1] * (channel.ndim - 1))
-                squares.append(region_mean((channel - mean).square(), seen))
-            return torch.stack(squares, 1).sqrt()
-
-        made = contrasts(output)
-        real = contrasts(reference)
+        made = _channel_means(output, inside) - _channel_means(output, ring)
+        real = _channel_means(reference, inside) - _channel_means(reference, ring)
         factor = (made * real).sum(1) / real.square().sum(1)
-        is_hidden = (real.abs() < MIN_LESION_CONTRAST * deviations(reference)).all(1)
+        mean = _channel_means(reference, seen).reshape(*real.shape, *[1] * self.dims)
+        deviation = _channel_means((reference - mean).square(), seen).sqrt()
+        is_hidden = (real.abs() < MIN_LESION_CONTRAST * deviation).all(1)
         return [torch.where(is_hidden, torch.nan, factor)]
+
+
+def _channel_means(images: Tensor, mask: Tensor) -> Tensor:
+    """The mean of each channel of images inside a mask (N, 1, *size): (N, C)."""
+    return torch.where(mask, images, 0).flatten(2).sum(2) / mask.flatten(2).sum(2).float()
 
 
 Fraction = tuple[Tensor, Tensor]  # numerator, denominator

@@ -191,6 +191,19 @@ def test_the_folder_of_the_training_is_read_by_its_own_layout(run, tmp_path):
     assert layouts == {"own": "patients", "own/p1/..": "patients", ".": ""}
 
 
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_predictions_of_training_images_are_told(part, run, tmp_path):
+    (entry, *_) = read_json(run / "split.json")["splits"][part]
+    patient = run.parent / "own" / entry["subject"]
+    gantk.translate(run, patient / "T1.nii", tmp_path / "made.nii", say=lambda line: None)
+    said: list[str] = []
+    gantk.compare(tmp_path / "made.nii", patient / "T2.nii", say=said.append)
+    told = "1 prediction of images that the model was trained on" in " ".join(
+        " ".join(said).split()
+    )
+    assert told is (part == "train")
+
+
 @pytest.mark.parametrize("kind", ["run", "packed"])
 def test_no_ceiling_is_measured_on_the_scored_images_themselves(kind, run, packed, tmp_path):
     model = {"run": run, "packed": packed}[kind]

@@ -262,6 +262,7 @@ CASES: dict[str, Case] = {
     "loss of another toolkit": (train, "--set", "method.adversarial=lsgan"),
     "unknown method": lambda h: train(h, method={"name": "dualgun"}),
     "unknown recipe": "run dualgan_t1t3",
+    "pattern of runs without quotes": "translate runs/fold0 runs/fold1 scans out",
     "unknown profile": (train, "--profile", "smal"),
     "unknown domain": lambda h: train(h, data={"domains": ["T1", "T3"]}),
     "unknown intensity": lambda h: train(h, data={"intensity": "percentil"}),
