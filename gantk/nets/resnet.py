@@ -40,14 +40,11 @@ class ResNet(b.Network):
         up: UpKind = "resize",  # upsampling: nearest + 3x3, linear + 3x3, or a transposed 4x4
         padding: Padding = "reflect",  # "zeros" causes a visible frame in the output
         dropout: Fraction = 0.0,  # inside the residual blocks
-        # numbers of halvings after which a self-attention block is added, such as [2]
-        attention: tuple[int, ...] = (),
         # learned offsets before the output layer; none = only where no norm removes them
         bias: bool | None = None,
         activation_out: OutputKind = "tanh",  # tanh for [-1, 1], sigmoid for [0, 1]
     ):
         super().__init__()
-        b.check_levels(attention, 0, downs)
         self.downs = downs
         bias = norm == "none" if bias is None else bias  # a norm would subtract the offset again
         filters = [width * 2**level for level in range(downs + 1)]
@@ -71,7 +68,6 @@ class ResNet(b.Network):
                 halving = b.conv(dims, filters[level - 1], outputs, 3, stride=stride, bias=bias)
                 layers += with_norm(halving, outputs)
                 layers += [b.Blur(dims)] if down == "blur" else []
-            layers += [b.SelfAttention(dims, outputs)] if level in attention else []
             ends.append(len(layers))
 
         self.ends = (

@@ -37,8 +37,6 @@ class MethodContract(Contract):
     range: ClassVar[tuple[float, float] | None] = (-1.0, 1.0)  # of its images; None: not bounded
     classes: ClassVar[tuple[str, ...]] = ()  # classes of the images, for methods that use labels
     microbatches: ClassVar[bool] = True  # False if a loss is of the batch as a whole
-    # False if translating does more than run networks, such as an optimisation
-    exports: ClassVar[bool] = True
 
     def build(self, dims: int, seed: int = 0, pool: int = POOL) -> Method:
         """Build the method with weights drawn from `seed`. Its image pools, if any, hold `pool`
@@ -118,20 +116,6 @@ class MethodContract(Contract):
 
             for images in self._products(method):
                 assert torch.isfinite(images).all()
-
-    def test_translation_can_be_exported(self, d):
-        method = self.build(d).eval().requires_grad_(False)
-        image = random_images(BATCH, self.channels, self.size(d))
-        if not self.exports:
-            return
-
-        for to in method.directions():
-            method = _translating(method)
-            program = torch.export.export(_Translation(method, to), (image,))
-            with torch.no_grad():
-                exported = program.module()(image)
-                expected = method.translate(image, to)
-            torch.testing.assert_close(exported, expected, rtol=1e-3, atol=1e-4)
 
     def test_each_phase_moves_its_own_modules_only(self, d):
         method = self.build(d)
@@ -239,18 +223,6 @@ class MethodContract(Contract):
 def _translating(method: Method) -> Method:
     """The method as it translates: of its first class, if it is conditional."""
     return method.of_class(0) if method.conditional else method
-
-
-class _Translation(torch.nn.Module):
-    """One direction of a method as a module, as an exporter takes it."""
-
-    def __init__(self, method: Method, to: str):
-        super().__init__()
-        self.method = method
-        self.to_domain = to
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.method.translate(image, self.to_domain)
 
 
 def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

@@ -25,9 +25,6 @@ or derive it from gantk.nets.blocks.Network, which detects this."""
 MIXED = """An image changes the output of {0} for other images of its batch, {1}. Use norm("instance", channels, dims)
 from gantk.nets.blocks instead of batch norm; or, if this is intended in training, declare it:
     batch_independent = False"""
-BF16 = """This network fails, or is not finite, in bfloat16, which trainings use if the device computes it faster.
-Create tensors in forward() with the type of the input, `torch.zeros(..., dtype=x.dtype)`. Compute sums, exponentials
-and divisions in float32: `x.float()`."""
 FLOAT32 = """The loss is {0}. A loss must be float32 for any precision of the networks: begin __call__ with
     output, target = output.float(), target.float()"""
 TAKES = """{0} does not say what it is called with. Add to the class one of:
@@ -93,18 +90,6 @@ class NetworkContract(Contract):
                 if isinstance(layer, nn.modules.dropout._DropoutNd):
                     layer.eval()
             _compare_batch_and_singles(network, self.images(3, 1, d))
-
-    def test_bf16_autocast_gives_finite_output_and_gradients(self, d):
-        network = self.build(1, d)
-        with explain_failure(BF16), torch.autocast("cpu", torch.bfloat16):
-            output = network(self.images(2, 1, d))
-
-        assert torch.isfinite(output.float()).all(), BF16
-        output.float().square().mean().backward()
-        for parameter in network.parameters():
-            if parameter.requires_grad:
-                assert parameter.grad is not None, BF16
-                assert torch.isfinite(parameter.grad).all(), BF16
 
     def test_its_state_dict_is_all_of_it(self, d):
         network = self.build(1, d).eval()

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
 
 import numpy as np
 import torch
@@ -27,23 +26,14 @@ class Matched:
     """Draws unpaired slices of similar anatomical height together, so that discriminators see
     similar anatomy in real and fake images.
 
-    The larger domain is shuffled as usual. Each of its images is combined with one of the nearest
+    Height is the position of a slice in its scan; where one has none, outlines of the body are
+    compared. The larger domain is shuffled as usual. Each of its images is combined with one of the nearest
     images of the other domain, drawn by seed and position in the order. The order has no state and
     does not depend on ranks and workers.
     """
 
-    def __init__(
-        self,
-        *,
-        # compare by slice position or by outline of the body; auto: position if known
-        by: Literal["auto", "position", "outline"] = "auto",
-    ):
-        self.by = by
-
     def __call__(self, batches: Batches) -> Callable[[int], dict[str, int]]:
-        """The order for these batches; UserError where they are paired, or slice positions are
-        needed and missing.
-        """
+        """The order for these batches; UserError where they are paired."""
         sets = batches.sets
         if batches.paired or set(sets) != {"a", "b"}:
             what = "the order 'matched' is for two domains without pairs, but this method needs "
@@ -53,14 +43,8 @@ class Matched:
             )
 
         heights = {letter: heights_of(images.records) for letter, images in sets.items()}
-        if self.by == "outline" or (self.by == "auto" and None in heights.values()):
+        if None in heights.values():
             heights = {letter: outlines(images) for letter, images in sets.items()}
-        elif None in heights.values():
-            what = "an image has no position in a stack of two or more slices"
-            allowed = "auto, outline"
-            raise UserError(
-                what, where="data.order.by", allowed=allowed, remedy='set data.order.by = "outline"'
-            )
 
         leads, follows = ("a", "b") if len(sets["a"]) >= len(sets["b"]) else ("b", "a")
         candidates = max(1, round(NEAR_SHARE * len(sets[follows])))

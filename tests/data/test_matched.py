@@ -43,7 +43,7 @@ def scan_records(letter: str, tissues: tuple, counts: tuple, placed: bool) -> li
     return records
 
 
-def batches(counts=(A, B), placed=True, batch=4, ranks=(0, 1), workers=0, **options) -> Batches:
+def batches(counts=(A, B), placed=True, batch=4, ranks=(0, 1), workers=0) -> Batches:
     """Planted scans, of which each slice's head is smaller than that below it, and their order as
     ranks are sent it.
     """
@@ -54,7 +54,7 @@ def batches(counts=(A, B), placed=True, batch=4, ranks=(0, 1), workers=0, **opti
         sets[letter] = ImageSet(records, Window(low=-1.0, high=1.0), preparation)
 
     made = Batches(sets, batch, 7, False, *ranks, workers=workers)
-    made.chosen = bind("order", {"name": "matched"} | options)()(made)
+    made.chosen = bind("order", "matched")()(made)
     return made
 
 
@@ -71,10 +71,10 @@ def height_of(key: str) -> float:
     return float(key.split("/")[1])
 
 
-@pytest.mark.parametrize("options", [{"by": "outline"}, {}], ids=str)
+@pytest.mark.parametrize("placed", [False, True], ids=["outlines", "positions"])
 @pytest.mark.parametrize("counts", [(A, B), (B, A)], ids=["a leads", "b leads"])
-def test_slices_shown_together_are_of_like_height(counts, options):
-    made = batches(counts, placed=options != {"by": "outline"}, **options)
+def test_slices_shown_together_are_of_like_height(counts, placed):
+    made = batches(counts, placed=placed)
     epoch = sum(A)
     shown = keys_shown(made, 10 * epoch)
     differences = [abs(height_of(a) - height_of(b)) for a, b in shown]
@@ -94,7 +94,6 @@ def test_what_cannot_be_matched_or_compared_is_refused():
     for what, call in {
         "needs one domain": lambda: matched(Batches({"image": sets["a"]}, 1, 0, False)),
         "needs pairs": lambda: matched(Batches(sets, 1, 0, paired=True)),
-        "no position in a stack": lambda: batches(placed=False, by="position"),
     }.items():
         with pytest.raises(UserError, match=what):
             call()

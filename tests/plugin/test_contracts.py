@@ -17,7 +17,6 @@ from gantk.testing import (
     SourceContract,
 )
 
-NOT_EXPORTED = ("style",)  # its translation is an optimisation
 GENERATORS: dict[str, list[dict | None]] = {
     "unet": [
         None,
@@ -27,7 +26,7 @@ GENERATORS: dict[str, list[dict | None]] = {
     "resnet": [
         None,
         {"width": 4, "blocks": 1, "downs": 1, "norm": "group", "dropout": 0.5},
-        {"width": 4, "blocks": 2, "attention": [2], "bias": True},
+        {"width": 4, "blocks": 2, "bias": True},
     ],
     "attention_unet": [
         None,
@@ -55,7 +54,6 @@ def contracts(kind: str, base: type, variants: dict[str, list]) -> list[type]:
                 "id": name if not number else f"{name}-{number + 1}",
             }
             body |= {"classes": ("healthy", "tumour")} if (options or {}).get("conditional") else {}
-            body |= {"exports": False} if kind == "method" and name in NOT_EXPORTED else {}
             body |= {"dims": (2,)} if number else {}  # what is 3-D, the first of each shows
             if kind == "method" and number:
                 body |= {"captures": False}  # test_every_variant_can_be_recorded
@@ -91,7 +89,7 @@ from gantk.nets.blocks import Network
 
 @hookimpl
 def gantk_register(add):
-    for name in ("Unsaid", "Mixing", "Half", "Hidden"):
+    for name in ("Unsaid", "Mixing", "Hidden"):
         add.generator(name.lower(), f"gantk_wrong:{name}")
     add.discriminator("squashed", "gantk_wrong:Squashed")
     add.loss("halved", "gantk_wrong:Halved")
@@ -109,10 +107,6 @@ class Mixing(Unsaid):
     batch_independent = True
     def forward(self, x):
         return self.layer(x) - x.mean()
-
-class Half(Mixing):
-    def forward(self, x):
-        return torch.lerp(x, self.layer(x), 0.5)
 
 class Hidden(Mixing):
     def __init__(self, *given):
@@ -164,7 +158,6 @@ class Last(gantk.ImageSource):
             "an_image_influences_another",
             "An image changes the output of Mixing.*norm..instance",
         ),
-        ("generator", "half", "bf16_autocast", r"in bfloat16.*x\.float\(\)"),
         ("generator", "hidden", "its_state_dict", "register_buffer"),
         ("discriminator", "squashed", "logits_are_not", "remove the sigmoid"),
         ("metric", "whole", "it_is_one_number", r"'whole' returns \(\) for 3 images"),

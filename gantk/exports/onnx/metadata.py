@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from gantk.errors import UserError, expect_format
+from gantk.errors import expect_format
 from gantk.inference.frame import Frame, Name, Sides
 from gantk.plugin.spec import Share, Side, check
 from gantk.runs.schemas import Values
@@ -88,13 +88,6 @@ def read_metadata(text: str, path: Path) -> Metadata:
         raise ValueError("format: it should be a whole number")
 
     expect_format(f"'{path}'", found["format"], FORMAT, "format")
-    if found.get("statistics") == "window":
-        raise UserError(
-            f"'{path}' was made to translate in windows that each have their own norms",
-            where="statistics",
-            remedy="export the run again",
-        )
-
     known = {key: each for key, each in found.items() if key in Metadata.model_fields}
     meta: Metadata = check(Metadata, known, "the file")
     for domain, values in meta.frame.values.items():

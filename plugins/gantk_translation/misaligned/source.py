@@ -18,7 +18,6 @@ from gantk.errors import UserError
 from gantk.plugin.spec import Seed, Source
 
 Pixels = Annotated[float, Field(ge=0, le=256)]
-Held = Annotated[float, Field(gt=0, lt=1)]
 CONTROL_POINTS = 4  # points along each side at which the smooth part of a field is drawn
 
 
@@ -40,15 +39,12 @@ class Misaligned(ImageSource):
         *,
         source: Source = "phantom",  # source of the pairs, such as { name = "files", path = "scans" }
         pixels: Pixels = 4.0,  # mean displacement, in pixels of data.size; 0: none
-        test: Held = 0.2,  # share of the test set
-        validation: Held = 0.1,  # share of the validation set, scored while training
         seed: Seed = 0,  # seed of the displacement fields
     ):
         self.parts = [source(domains, dims, size)]
         self.size = tuple(size)
         self.pixels = pixels
         self.seed = seed
-        self.shares = SplitTable(test=test, validation=validation)
 
     def records(self) -> list[Record]:
         """The records of the wrapped source with their splits; UserError where it has no registered
@@ -66,7 +62,7 @@ class Misaligned(ImageSource):
                 remedy="use a source with pairs, such as 'phantom'",
             )
 
-        sets, _ = split_records(found, self.shares)
+        sets, _ = split_records(found, SplitTable())
         return [self._in(name, record) for name, records in sets.items() for record in records]
 
     def _in(self, name: str, one: Record) -> Record:
