@@ -90,7 +90,10 @@ RELEASED_AGAIN = (
     "who was in its training is told by names and files alone; public sets release patients again under"
     " other names"
 )
-OF_SETS = "score sets of images, one run at a time: gantk eval RUN --data PATH --metrics kid"
+OF_SETS = (
+    "score sets of images, one run at a time: gantk eval RUN --data PATH --metrics kid. Runs that were"
+    " tested on the same images: gantk report RUN OTHER"
+)
 OF_FILES = (
     "score sets of files: gantk translate MODEL PATH OUT, then gantk eval --pred OUT --truth REAL --metrics"
     " kid"
