@@ -1,8 +1,7 @@
-"""Opens DICOM files: headers by pydicom, stored numbers by pydicom or SimpleITK, within limits of
-bytes and time.
+"""Opens DICOM files by pydicom, within limits of bytes and time.
 
-pydicom decodes RLE, JPEG and JPEG 2000, SimpleITK the other compressed transfer syntaxes. Files of
-any other transfer syntax are refused by its name.
+Files of a compressed transfer syntax are refused by its name: media and networks of hospitals have
+uncompressed ones (IHE PDI), and programs that decompress are well kept.
 """
 
 from __future__ import annotations
@@ -10,13 +9,10 @@ from __future__ import annotations
 import io
 import logging
 import re
-import struct
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from functools import lru_cache
-from math import prod
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,7 +21,6 @@ from pydicom import dcmread, uid
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import encapsulate, generate_frames
 from pydicom.filereader import read_dataset
 from pydicom.pixels import iter_pixels
 
@@ -34,7 +29,6 @@ from gantk.formats.budget import (
     PARSING_SECONDS_PER_MIB,
     Broken,
     expect_held,
-    pay_for_scans,
     reading,
     spend,
 )
@@ -45,22 +39,10 @@ from gantk.formats.budget import (
 warnings.filterwarnings("ignore", module=r"(pydicom|gantk_dicom)(\.|$)")
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 
-JPEG2000 = (uid.JPEG2000, uid.JPEG2000Lossless)
-JPEG2000_SECONDS_PER_VALUE = 1e-7  # also of an empty picture, which takes a kilobyte
-BY_SIMPLEITK = {
-    uid.JPEGExtended12Bit,
-    uid.JPEGLossless,
-    uid.JPEGLosslessSV1,
-    uid.JPEGLSLossless,
-    uid.JPEGLSNearLossless,
-}
-BY_PYDICOM = {
+SYNTAXES = {
     uid.ImplicitVRLittleEndian,
     uid.ExplicitVRLittleEndian,
     uid.ExplicitVRBigEndian,
-    uid.RLELossless,
-    uid.JPEGBaseline8Bit,
-    *JPEG2000,
 }
 # Storage classes whose pixels are not a scan (PS3.4, B.5): parametric map, segmentations, whole
 # slide, dose.
@@ -70,9 +52,6 @@ NO_SCAN_CLASSES = {
 GRAY = ("MONOCHROME1", "MONOCHROME2")  # PhotometricInterpretation
 MAX_KEPT_HEADERS = 2048  # of files that are listed, described and read; about 60 kB each
 READS_PER_LOOK = 256  # read calls after which the time is looked at: an element takes two
-PICTURE_START_BYTES = 2**17  # leading bytes of a compressed picture that must state its size
-# markers of JPEG and JPEG-LS that precede a size
-SIZE_MARKERS = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
 
 
 class Bounded(io.BufferedReader):
@@ -181,8 +160,8 @@ def _expect_bounded(file: Bounded) -> None:
 def _unread_syntax(syntax: uid.UID) -> Broken:
     name = "an unknown one" if syntax.name == syntax else syntax.name
     return Broken(
-        f"its transfer syntax is {name}, which gantk does not read: convert it with dcm2niix or"
-        " gdcmconv"
+        f"its transfer syntax is {name}, which gantk does not read: convert it with gdcmconv --raw, or"
+        " with dcm2niix"
     )
 
 
@@ -207,7 +186,7 @@ def open_image(path: Path) -> Dataset:
             )
 
         syntax = uid.UID(dataset.file_meta.TransferSyntaxUID)
-        if syntax not in BY_PYDICOM | BY_SIMPLEITK:
+        if syntax not in SYNTAXES:
             raise _unread_syntax(syntax)
         samples = int(dataset.get("SamplesPerPixel") or 1)
         bits = int(dataset.get("BitsAllocated") or 16)
@@ -219,8 +198,8 @@ def open_image(path: Path) -> Dataset:
             raise Broken(f"it declares {rows} x {columns} pixels of {bits} bits")
 
         spend(values=frames * rows * columns)
-        if not syntax.is_encapsulated:
-            expect_held(_declared_bytes(dataset), dataset.held)
+        bits_of_all = frames * rows * columns * bits
+        expect_held((bits_of_all + 7) // 8, dataset.held)
         return dataset
 
 
@@ -255,12 +234,6 @@ def is_gray(dataset: Dataset) -> bool:
     return (dataset.get("PhotometricInterpretation") or GRAY[0]) in GRAY
 
 
-def _declared_bytes(dataset: Dataset) -> int:
-    """The uncompressed size in bytes of the pixels that a header declares."""
-    count = frames_of(dataset) * prod(shape_of(dataset))
-    return (count * int(dataset.get("BitsAllocated") or 16) + 7) // 8
-
-
 # --- stored numbers
 
 
@@ -273,90 +246,12 @@ def stored_frames(path: Path) -> Iterator[np.ndarray]:
         of_pixels = [tag for tag in list(dataset.keys()) if 0x280000 < tag < 0x280120]
         bare.update({tag: dataset.get_item(tag) for tag in of_pixels})
         bare.file_meta = dataset.file_meta
-        syntax = uid.UID(dataset.file_meta.TransferSyntaxUID)
         with io.FileIO(path) as raw:
             file = Bounded(raw)
             file.seek(dataset.pixels_at)
             pixels = read_dataset(file, *dataset.original_encoding)
         bare.PixelData = pixels.PixelData
         bare["PixelData"].VR = pixels["PixelData"].VR
-        if syntax.is_encapsulated:
-            _check_frames(bare)
-        frames = _by_simpleitk(bare) if syntax in BY_SIMPLEITK else iter_pixels(bare)
-        for frame in frames:
+        for frame in iter_pixels(bare):
             spend()
-            if frame.shape[:2] != shape_of(dataset):
-                raise Broken(
-                    f"its pixels have the shape {frame.shape}, but its header says"
-                    f" {shape_of(dataset)}"
-                )
             yield frame
-
-
-def _check_frames(compressed: Dataset) -> None:
-    """Give each frame of compressed pixels one fragment; Broken where a frame is far too long, or
-    states another size than the header: memory was checked for the latter.
-    """
-    count = frames_of(compressed)
-    size = shape_of(compressed)
-    syntax = compressed.file_meta.TransferSyntaxUID
-    max_bytes = 4 * _declared_bytes(compressed) // count + PICTURE_START_BYTES
-    frames = []
-    for frame in generate_frames(compressed.PixelData, number_of_frames=count):
-        stated = size if syntax == uid.RLELossless else _stated_size(frame[:PICTURE_START_BYTES])
-        if stated != size:
-            raise Broken(f"its pixel data state {stated or 'no size'}, but its header says {size}")
-        if len(frame) > max_bytes:
-            raise Broken(
-                f"it has far more pixels than the {size[0]} x {size[1]} that its header states"
-            )
-        pay_for_scans(frame, prod(size))
-        if syntax in JPEG2000:
-            spend(seconds=prod(size) * JPEG2000_SECONDS_PER_VALUE)
-        frames.append(frame)
-
-    if len(frames) != count:
-        raise Broken(f"it declares {count} frames, but contains {len(frames)}")
-    compressed.PixelData = encapsulate(frames)
-    compressed["PixelData"].VR = "OB"
-    compressed["PixelData"].is_undefined_length = True
-
-
-def _stated_size(start: bytes) -> tuple[int, int] | None:
-    """Rows and columns stated in the first bytes of a JPEG, JPEG-LS or JPEG 2000 picture; None
-    where there are none.
-    """
-    if start.startswith(b"\xff\x4f\xff\x51") and len(start) >= 24:  # JPEG 2000
-        right, bottom, left, top = struct.unpack(">4I", start[8:24])
-        return bottom - top, right - left
-    if start[:2] != b"\xff\xd8":
-        return None
-
-    at = 2
-    while at + 9 <= len(start) and start[at] == 0xFF:
-        marker = start[at + 1]
-        if marker in SIZE_MARKERS:
-            return struct.unpack(">HH", start[at + 5 : at + 9])
-        if marker == 0xFF:  # a fill byte
-            at += 1
-        else:
-            at += 2 + int.from_bytes(start[at + 2 : at + 4])
-
-    return None
-
-
-def _by_simpleitk(bare: Dataset) -> np.ndarray:
-    """Decode compressed pixels without a rescale: (frames, rows, columns)."""
-    import SimpleITK as sitk
-
-    bare.SOPClassUID = uid.SecondaryCaptureImageStorage
-    bare.Modality = "OT"
-    bare.SOPInstanceUID = bare.StudyInstanceUID = bare.SeriesInstanceUID = "1.2"
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder, "copy.dcm")
-        bare.save_as(copy, enforce_file_format=True)
-        image = sitk.ReadImage(str(copy), imageIO="GDCMImageIO")
-
-    pixels = sitk.GetArrayFromImage(image)
-    return pixels.reshape(-1, *pixels.shape[-2:])

@@ -1,8 +1,7 @@
 """The DICOM format: reads series of slices and multi-frame objects upright on one grid, writes
 derived series.
 
-pydicom parses and decodes; SimpleITK decodes what pydicom has no codec for (JPEG lossless, JPEG-LS,
-12-bit JPEG). Both come with the extra `dicom`, and are imported at the first DICOM file.
+pydicom comes with the extra `dicom`, and is imported at the first DICOM file.
 """
 
 from __future__ import annotations

@@ -47,7 +47,6 @@ MAX_COMMENT_CHARACTERS = 10_240  # of an element of type LT
 MAX_DESCRIPTION_CHARACTERS = 64  # of an element of type LO
 SERIES_NUMBERS = 9_000  # thousands that are added to the source's SeriesNumber
 CLASSES = {"MR": uid.MRImageStorage, "CT": uid.CTImageStorage}
-LOSSY = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLSNearLossless, uid.JPEG2000)
 # Elements copied from the source, in addition to GROUPS (patient, clinical trial, requests,
 # procedure).
 GROUPS = (0x0010, 0x0012, 0x0032, 0x0040)
@@ -327,9 +326,6 @@ def _header(source: Dataset, new: Dataset) -> Dataset:
     dataset.SOPClassUID = CLASSES[new.Modality]
     dataset.SOPInstanceUID = new_uid()
     dataset.setdefault("BurnedInAnnotation", "NO")
-    if source.file_meta.TransferSyntaxUID in LOSSY:
-        # once lossy, lossy for ever: PS3.3, C.7.6.1.1.5
-        dataset.setdefault("LossyImageCompression", "01")
     texts = (dataset.DerivationDescription, dataset.get("ImageComments", ""))
     if not "".join(texts).isascii():
         dataset.decode()

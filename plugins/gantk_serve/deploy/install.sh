@@ -9,6 +9,8 @@ python3 -m venv /opt/gantk
 
 # corrected images replace the old ones, and two workers may share this Orthanc
 sed -i -E 's/^( *"(OverwriteInstances|CheckRevisions)" *: *)false/\1true/' /etc/orthanc/orthanc.json
+# compressed images are unpacked, since gantk refuses them
+sed -i -z -E 's#/\*\*\s*("IngestTranscoding" *: *)"[^"]*",\s*\*\*/#\1"1.2.840.10008.1.2.1",#' /etc/orthanc/orthanc.json
 
 # Debian's Orthanc answers this machine alone, without a password
 install -d -m 755 /etc/gantk

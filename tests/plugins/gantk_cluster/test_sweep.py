@@ -119,9 +119,11 @@ def test_sweep_survives_killed_workers_and_driver(tmp_path, recipe, monkeypatch)
         cluster.add_node(**node)  # a second raylet: a second machine
         driver = started(*asked, "--address", cluster.address, log=log)
         until("step 6/24", log, driver, out)
-        worker = read_json(out / "trials" / "trial-00000" / ".lock")["pid"]
-        os.kill(worker, signal.SIGKILL)
-        until("lost     trial-00000", log, driver)
+        # the first one so far, which ASHA therefore does not stop
+        logs = out.glob("trials/*/output.txt")
+        trial = next(file.parent for file in logs if "step 6/24" in file.read_text())
+        os.kill(read_json(trial / ".lock")["pid"], signal.SIGKILL)
+        until(f"lost     {trial.name}", log, driver)
         until("step 10/24", log, driver, out)
         driver.kill()
         driver.wait()
@@ -132,7 +134,7 @@ def test_sweep_survives_killed_workers_and_driver(tmp_path, recipe, monkeypatch)
 
     assert again.wait() == 0, log.read_text()
     # what had been reported is not trained again
-    said = (out / "trials" / "trial-00000" / "output.txt").read_text()
+    said = (trial / "output.txt").read_text()
     assert said.count("step 4/24") == 1
     ended = [line for line in log.read_text().splitlines() if line.startswith("trial ")]
     assert len(ended) == 2

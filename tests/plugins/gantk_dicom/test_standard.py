@@ -69,9 +69,9 @@ def test_derived_real_series_hold_no_new_errors(shared_data, tmp_path, half):
     for number, scan in enumerate(dicom):
         try:
             image = io.read(scan)
-        except UserError:  # in colour, or frames without places
+        except UserError:  # compressed, in colour, or frames without places
             continue
         if image.affine is not None:
             expect_no_new_errors(scan, tmp_path / str(number), half)
             read += 1
-    assert read >= 6
+    assert read >= 4
