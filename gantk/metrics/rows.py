@@ -61,6 +61,7 @@ OF_SETS = (
     " sees neither a patient's anatomy nor wrong tissue."
 )
 FROM_NOISE = ("image", "image_post")  # images from noise, and the same after post-steps
+RANDOM_FEATURES = "random features see neither anatomy nor lesions, so these scores cannot show that images look real"
 
 
 @dataclass
@@ -184,20 +185,23 @@ def result_sentence(results: Results, *, unseen: bool = True) -> str:
     if not results.metrics and results.model_fields_set:
         return NO_SCORES
     first, worse = _judged_rows(results)
-    if not first:
-        return ""
-
     beside_real = [row for row in first if row.key in FROM_NOISE and row.ceiling]
     told = [row.key for row in beside_real]
     clauses = [*_verdicts_in_words(results, [row for row in first if row.key not in told])]
-    clauses += [_beside_real_images(results, key) for key in told]
+    for key in told:
+        clauses += _beside_real_images(results, key)
     by_score = defaultdict(list)
     for row in worse:
         if row.key not in told:
             by_score[row.name].append(replace(row, name=""))  # which is said once
     for name, own in by_score.items():
         clauses += [f"by {name}, {clause}" for clause in _verdicts_in_words(results, own)]
-    clauses[0] = f"{_tested_on(results, unseen)} {clauses[0]}"
+    if clauses:
+        clauses[0] = f"{_tested_on(results, unseen)} {clauses[0]}"
+    for row in returned_rows(results):
+        details = results.metrics[row.key][row.metric].details
+        if "result" in details:
+            clauses.append(f"{row.direction}: {details['result']}")
     clauses = [sets_sentence(results).removesuffix("."), *clauses]
     return " ".join(f"{clause[0].upper()}{clause[1:]}." for clause in filter(None, clauses))
 
@@ -219,16 +223,18 @@ def _is_of_sets_alone(results: Results, key: str) -> bool:
     return key not in FROM_NOISE and all(score.of_sets for score in judged)
 
 
-def _beside_real_images(results: Results, key: str) -> str:
-    """`the model's T1 from noise has KID 0.37 (other real images: -0.03)`, and which scores are not
-    better than noise.
+def _beside_real_images(results: Results, key: str) -> Iterator[str]:
+    """Yield `the model reaches KID 0.37 (other real images: -0.03) with T1 from noise`, and which scores
+    are not better than noise; then what scores by random features cannot show.
     """
     rows = [row for row in returned_rows(results) if row.key == key and row.tone]
     found = [f"{row.name} {row.value} ({row.ceiling})" for row in rows if row.ceiling]
     found[0] = found[0].replace("(", "(other real images: ")
     lost = [row.name for row in rows if row.tone == "bad"]
     worse = f"; no better than {rows[0].baseline_name} in {join_words(lost)}" if lost else ""
-    return f"the model's {rows[0].direction} has {join_words(found)}{worse}"
+    yield f"the model reaches {join_words(found)} with {rows[0].direction}{worse}"
+    if any(row.metric.endswith("_random") for row in rows):
+        yield RANDOM_FEATURES
 
 
 def _verdicts_in_words(results: Results, rows: Sequence[Row]) -> Iterator[str]:

@@ -97,6 +97,7 @@ def summary_lines(results: Results, said: Collection[str] = ()) -> Iterator[str]
 def _table(rows: Sequence[Row]) -> Iterator[str]:
     """Yield a table of scores, and what some scores mean."""
     meanings = [*_meanings(rows)]
+    names = dict.fromkeys(row.baseline_name for row in rows if row.tone)
     above = ""
     for row in rows:
         title = row.direction
@@ -108,8 +109,9 @@ def _table(rows: Sequence[Row]) -> Iterator[str]:
             row.difference = row.difference.replace(f" {row.unit}", "")
             row.name += f", {unit_words(row.unit)}"
         row.difference = f"{row.difference} {row.difference_interval}".rstrip()
+        if names and not row.tone:
+            row.value = f"{row.value} {row.interval}".rstrip()
         row.interval = row.interval or NO_VALUE
-    names = dict.fromkeys(row.baseline_name for row in rows if row.tone)
     if rows:
         columns = BESIDE_BASELINES if names else WITHOUT_BASELINES
         cells = [tuple(getattr(row, column) for column in columns) for row in rows]

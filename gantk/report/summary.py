@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from gantk.errors import count_noun
 from gantk.metrics.names import short_metric_name
 from gantk.metrics.rows import (
+    FROM_NOISE,
     main_rows,
     pairs_sentence,
     result_sentence,
@@ -65,10 +66,13 @@ def score_tables(run: RunRecord) -> list[ScoreTable]:
     for key in sorted(metrics, key=lambda name: not name.endswith("_post")):
         scores = metrics[key]
         largest = max(scores.values(), key=lambda score: score.n or 0, default=Score())
+        samples = [largest.sample()]
+        if key in FROM_NOISE:  # of which a few scores test real images
+            samples += [score.sample() for score in scores.values()]
         tables.append(
             ScoreTable(
                 label=run.label(key),
-                sample=largest.sample(),
+                sample="; some scores of ".join(dict.fromkeys(samples)),
                 rows=[row for row in rows if row.key == key],
                 remarks=[*remarks(scores)],
                 figures=figures_beside(system, key, scores),

@@ -34,19 +34,19 @@ def gantk_register(add) -> None:
         section="Sets of images",
         words={
             "precision": (
-                "Realism: generated images that look real (precision)",
-                "The share of generated images that lie near a real image.",
+                "Generated images near a real one (precision)",
+                "The share of generated images whose features lie near those of a real image.",
             ),
             "recall": (
-                "Variety: real images that the model can produce (recall)",
-                "The share of real images that lie near a generated image.",
+                "Real images near a generated one (recall)",
+                "The share of real images whose features lie near those of a generated image.",
             ),
             "density": (
-                "Realism, weighted by neighbours (density)",
+                "Real neighbours of generated images (density)",
                 "How densely the real images surround the generated ones.",
             ),
             "coverage": (
-                "Variety, weighted by neighbours (coverage)",
+                "Real images with a generated neighbour (coverage)",
                 "The share of real images with a generated image nearby.",
             ),
         },
@@ -91,7 +91,8 @@ def gantk_register(add) -> None:
         words={
             "classification": (
                 "Classifiers trained on generated images, tested on real ones",
-                "Their mean balanced accuracy: 1 means that the generated images teach every class.",
+                "Their mean balanced accuracy: 1 means that the generated images teach every class;"
+                " two classes by chance give 0.5.",
             ),
             "classification_real": (
                 "The same classifiers trained on real images",

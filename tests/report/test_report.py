@@ -240,7 +240,7 @@ WORDS = [
     "the unchanged input – 0.100 n = 10 (40 images)",
     "Sets of images scored KID random",
     "Step time 25 ms (20 ms to 40 ms) First step after 6.4 s Peak memory 1.31 GiB",
-    "Step 20 is best: nearest to ideal",
+    "Step 20 is the best of the saved steps: nearest to ideal",
     "All 3 checkpoints Step Score 10 0.1 20 0.1 40 0.1",
     "train 2 2 2",
 ]
@@ -391,7 +391,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_shown(tmp_path):
 
     assert "'metrics.json' cannot be read" in page.words
     assert "'best.json' cannot be read" in page.words
-    assert "is best:" not in page.words
+    assert "is the best of" not in page.words
     assert page.data["frames"]["a_to_b"]["output"][0][0] == ""
     assert page.data["charts"][0]["values"] == [[1.0, None, 2.0]]
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gantk.errors import UserError
+from gantk.errors import UserError, count_noun
 from gantk.metrics.evaluate import Scorer
 from gantk.metrics.intervals import left_out_interval, or_blocks
 from gantk.metrics.sets import (
@@ -25,6 +25,7 @@ from gantk.metrics.sets import (
     select_images,
 )
 from gantk.plugin.spec import Count, Seed
+from gantk.progress import track
 from gantk.runs.results import Score
 from gantk_scores.tasks.small_networks import mirror_randomly, train_network
 
@@ -79,7 +80,8 @@ class Judge(SetMetric):
         optimizer = partial(torch.optim.AdamW, lr=LEARNING_RATE, weight_decay=0.01)
         found = []
         with torch.autocast(pictures.device.type, enabled=False), torch.no_grad():
-            for seed in range(self.seed, self.seed + self.classifiers):
+            seeds = range(self.seed, self.seed + self.classifiers)
+            for seed in track(seeds, "", "network"):
                 network = train_network(make, loss, self.steps, seed, optimizer)
                 found.append(torch.cat([network(view).argmax(1) for view in views]))
 
@@ -150,13 +152,18 @@ class Classification(Judge):
         raise UserError(what, where="evaluate.metrics", remedy=remedy)
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
+        available = len(train)
         train = without_patients_of(train, test)
         classes = sorted({*train.labels.tolist()} & {*test.labels.tolist()} - {-1})  # -1: unknown
         if len(classes) < 2:
             what = (
-                "a classifier needs real images of two classes, both for training and for testing"
+                "a classifier needs real images of two classes, both for training and for testing;"
+                f" of {count_noun(available, 'training image')} {len(train)} are neither tested nor"
+                " of tested patients"
             )
-            remedy = "leave out the metric 'classification', or use data of two classes"
+            remedy = (
+                "test on images that were not trained on, or leave out the metric 'classification'"
+            )
             raise UserError(what, where="evaluate.metrics", remedy=remedy)
 
         known = torch.tensor(classes)
@@ -205,7 +212,24 @@ class Classification(Judge):
                 definition=f"{self.definition}/trained-on:{how}/tested-on:real={len(test)}",
                 details=details,
             )
+        gain = scores[f"{self.name}_gain"]
+        gain.details = {**gain.details, "result": gain_in_words(gain, len(classes))}
         return scores
+
+
+def gain_in_words(gain: Score, classes: int) -> str:
+    """What generated images add to real ones, as a sentence of the result."""
+    low, high = gain.ends or (0.0, 0.0)
+    shown = "no help is shown"
+    if low > 0:
+        shown = "they help"
+    if high < 0:
+        shown = "they harm"
+    figures = f"{gain.text()} {gain.interval()}".rstrip()
+    return (
+        "a classifier trained on them beside the real images changes in balanced accuracy by"
+        f" {figures}: {shown} ({count_noun(classes, 'class')} by chance give {1 / classes:.2g})"
+    )
 
 
 def mean_recall(
