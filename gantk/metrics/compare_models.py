@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from glob import glob
-from operator import attrgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -48,7 +47,7 @@ from gantk.metrics.compare_folders import (
     fit_line,
     metric_of_files,
 )
-from gantk.metrics.comparing import Comparison, SystemTest, add_tests, compare_systems
+from gantk.metrics.comparing import Comparison, add_tests, compare_systems, gain_text
 from gantk.metrics.names import (
     BASELINES,
     LESION_CONTRAST,
@@ -105,7 +104,6 @@ TRUTH = "truth"  # the real images among the pictures of systems
 LESION_MASK = "lesion mask"  # 1 inside, among these pictures
 MAX_SHOWN_IMAGES = 4
 BEST = "*"
-OF_TESTS = ("ahead by", "p, corrected")
 OF_ONE_SCORE = (
     "p is corrected for all {} tests, but for the first score of a direction; intervals are not; --json and"
     " --figures have the tests of all pairs of models"
@@ -219,7 +217,7 @@ def compare_models(
     compared = compare_systems(table[table.system.isin([*results])], higher, units)
     say(with_label("scale", ONE_SCALE))
     if len(systems) > 1:
-        sentences = _say_compared(compared, results, say)
+        sentences = _say_compared(compared, results, units, say)
     else:
         (result,) = results.values()
         sentences = [result_sentence(result)]
@@ -450,36 +448,42 @@ def _mean_of_models(lines: pd.DataFrame) -> pd.DataFrame:
     return lines.groupby(TEXTS, sort=False, as_index=False).agg(how)
 
 
-def _say_compared(compared: Comparison, results: Mapping[str, Results], say: Say) -> list[str]:
-    """Say who leads, a table of all scores with their tests, and the result of each model beside the
-    baselines; returns who leads, or where nothing is tested these results.
+def _say_compared(
+    compared: Comparison, results: Mapping[str, Results], units: Mapping[Any, str], say: Say
+) -> list[str]:
+    """Say who leads, a table of all scores, the tests of the first model with each other one, and the
+    result of each model beside the baselines; returns who leads, or where nothing is tested these
+    results.
     """
     for sentence in compared.sentences:
         say(with_label("result", sentence))
-    tests = [test.leader_first() for test in compared.tests]
-    rows = []
-    first = next(iter(results.values()))
+    mine, first = next(iter(results.items()))
     systems = {name: own.metrics for name, own in results.items()} | first.baselines
+    rows = []
     for direction, metrics in first.metrics.items():
-        for number, (metric, about) in enumerate(metrics.items()):
+        for metric, about in metrics.items():
             of_systems = {name: scores[direction][metric] for name, scores in systems.items()}
-            leader = _best(of_systems)
-            ahead = [x for x in tests if x.place == (direction, metric) and x.one == leader]
-            lead = _lead(ahead, about.unit, named=len(results) > 2)
+            best = _best(of_systems)
             values = [
-                number_text(score.value, score.decimals) + BEST * (system == leader)
+                number_text(score.value, score.decimals) + BEST * (system == best)
                 for system, score in of_systems.items()
             ]
-            title = "" if number else direction
             name = ", ".join(filter(None, (short_metric_name(metric), about.unit)))
-            rows.append((title, name, *values, *lead))
+            rows.append((direction, name, *values))
     titles = [*results, *map(baseline_words, first.baselines)]
-    say(TextTable(("direction", "score", *titles, *OF_TESTS), rows))
+    say(TextTable(("direction", "score", *titles), rows))
     say(with_label("note", f"{BEST} the best of its row"))
     if MAP in first.baselines:
         say(with_label("note", ": ".join(BASELINES[MAP])))
+    tests = [
+        (x.label, short_metric_name(x.score), x.other, gain_text(x, units), f"{x.corrected_p:.2g}")
+        for x in compared.tests
+        if x.one == mine
+    ]
     if tests:
-        say(with_label("note", OF_ONE_SCORE.format(len(tests))))
+        heads = ("direction", "score", f"{mine} against", "better by", "p, corrected")
+        say(TextTable(heads, tests))
+        say(with_label("note", OF_ONE_SCORE.format(len(compared.tests))))
     if any("lesion_contrast" in metrics for metrics in first.metrics.values()):
         say(with_label("note", ": ".join(LESION_CONTRAST)))
     sentences = []
@@ -488,18 +492,6 @@ def _say_compared(compared: Comparison, results: Mapping[str, Results], say: Say
         label = "warning" if result_tone(own) == "bad" else "result"
         say(with_label(label, sentences[-1]))
     return compared.sentences or sentences
-
-
-def _lead(ahead: Sequence[SystemTest], unit: str, *, named: bool) -> tuple[str, str]:
-    """By how much the best model leads the next one, `named` or not, and p, from its tests; NO_VALUE
-    where a baseline leads, or nothing can be tested.
-    """
-    if not ahead:
-        return NO_VALUE, NO_VALUE
-    test = min(ahead, key=attrgetter("gain"))
-    gain = Score(value=test.gain, ci95=test.ci95, unit=unit)
-    by = f"{number_text(gain.value, gain.decimals)} {gain.interval()}".rstrip()
-    return f"{by} ({test.other})" if named else by, f"{test.corrected_p:.2g}"
 
 
 def _whole_pairs(records: Sequence[Record]) -> list[Pair]:

@@ -48,10 +48,6 @@ class SystemTest(PairedTest):
         """The p-value that decides: of the first score of a direction corrected for such scores alone."""
         return deciding_p(self.verdict)[0]
 
-    def leader_first(self) -> SystemTest:
-        """The same test with the better system as `one`."""
-        return self if self.gain >= 0 else self.reverse()
-
     def reverse(self) -> SystemTest:
         """The same test as the gain of `other`."""
         gain = Score(value=self.gain, ci95=self.ci95).times(-1)
@@ -211,10 +207,10 @@ def _sentence(tests: Sequence[SystemTest], units: Mapping[Any, str]) -> str:
             continue
         clause = verdict_words(test.verdict, test.other)
         if not is_many:
-            by = f"{short_metric_name(test.score)} better by {_gain_text(test, units)}"
+            by = f"{short_metric_name(test.score)} better by {gain_text(test, units)}"
             clause += f" ({by}, {count_noun(test.n, 'patient')} in common)"
             behind = [
-                f"{short_metric_name(each.score)} ({_gain_text(each, units)})"
+                f"{short_metric_name(each.score)} ({gain_text(each, units)})"
                 for each in both_ways
                 if (each.one, each.other) == (test.other, leader) and each.gain > 0
             ]
@@ -225,7 +221,7 @@ def _sentence(tests: Sequence[SystemTest], units: Mapping[Any, str]) -> str:
     return f"{place}{leader} is{by} {'; '.join(clauses)}."
 
 
-def _gain_text(test: SystemTest, units: Mapping[Any, str]) -> str:
+def gain_text(test: SystemTest, units: Mapping[Any, str]) -> str:
     """The gain of a test with its interval."""
     unit = units.get(test.place) or units.get(test.score, "")
     gain = Score(value=test.gain, ci95=test.ci95, unit=unit)

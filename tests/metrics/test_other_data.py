@@ -308,6 +308,7 @@ def test_models_are_compared_on_one_scale(run, packed, tmp_path, gantk):
     assert f"of training and validation of {run.name}" in said
     assert "(gantk report scores images at the network's size)" in said
     assert re.search(r"MAE, gray values +[\d.]+", said)
+    assert re.search(rf"T1 -> T2 +PSNR +{packed.name} +-?0.00 dB", said)
     assert np.mean(own) == pytest.approx(expected, abs=0.01)
     assert [test["n"] for test in found["tests"]] == 12 * [6]  # whole and foreground
     assert [test["gain"] for test in found["tests"]] == pytest.approx(12 * [0.0], abs=1e-3)
@@ -377,7 +378,7 @@ def test_comparison_scores_lesions_and_the_input(masks, run, tmp_path):
     )
     (sentence,) = named.dump()["sentences"]
     assert sentence in " ".join(" ".join(alone).split())
-    assert "ahead by" not in "".join(alone) and "p, corrected" not in "".join(alone)
+    assert "better by" not in "".join(alone) and "p, corrected" not in "".join(alone)
     assert (named.scores.region == "lesion").any()
     assert "1 is kept, 0 gone" in " ".join(" ".join(alone).split())
     with pytest.raises(gantk.UserError, match="'train.steps' does not say how images are read"):
