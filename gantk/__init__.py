@@ -59,6 +59,7 @@ _PUBLIC = {
         "AdversarialLoss",
         "Augment",
         "Discriminator",
+        "FeatureMapLoss",
         "Generator",
         "Loss",
         "Part",

@@ -43,6 +43,7 @@ from gantk.plugin.loader import registry as registry
 from gantk.plugin.spec import AdversarialLoss as AdversarialLoss
 from gantk.plugin.spec import Augment as Augment
 from gantk.plugin.spec import Discriminator as Discriminator
+from gantk.plugin.spec import FeatureMapLoss as FeatureMapLoss
 from gantk.plugin.spec import Generator as Generator
 from gantk.plugin.spec import Loss as Loss
 from gantk.plugin.spec import Part as Part

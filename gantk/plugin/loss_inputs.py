@@ -12,6 +12,7 @@ from gantk.errors import UserError
 LOSS_INPUTS = {
     "images": "output and target",  # two batches of images of one domain
     "source": "output and input",  # two batches of images of two domains
+    "features": "lists of feature maps",  # of output and target, one map per layer
     "logits": "logits",  # of a discriminator, for real and generated images
     "matches": "output and matched images",  # similar images of the other domain
 }

@@ -133,6 +133,7 @@ Generator = Annotated[Part, Kind("generator")]
 Discriminator = Annotated[Part, Kind("discriminator")]
 Loss = Annotated[Part, Kind("loss", takes="images")]
 SourceLoss = Annotated[Part, Kind("loss", takes="source")]
+FeatureMapLoss = Annotated[Part, Kind("loss", takes="features")]
 AdversarialLoss = Annotated[Part, Kind("loss", takes="logits")]
 Augment = Annotated[Part, Kind("augment")]
 Source = Annotated[Part, Kind("source")]
@@ -200,6 +201,15 @@ for _name, _words in {
     `loss()` builds it. It takes two batches of images of two domains, (N, C, *size) in network
     intensities, whose numbers of channels may differ. It returns a float32 tensor of shape (), from
     which gradients reach the output only."""
+    ),
+    "FeatureMapLoss": (
+        """A loss of feature maps: `loss: gantk.FeatureMapLoss = "gram"`.
+
+    `loss()` builds it. It takes two lists with one map (N, C, *size) per layer, of an output and of
+    its target, whose sizes may differ. It returns a float32 tensor of shape ().
+
+    An optional method `describe(maps)` turns a layer's maps into what is compared, (N, ...). Such
+    descriptions are averaged over several targets, and the loss then takes them as its target."""
     ),
     "AdversarialLoss": (
         """A loss of generator and discriminator: `adversarial: gantk.AdversarialLoss = "ls"`.

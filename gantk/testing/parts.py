@@ -7,12 +7,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from gantk.errors import UserError
+from gantk.machine.device import CHANNELS_LAST
 from gantk.plugin.loader import registry
 from gantk.plugin.loss_inputs import loss_inputs
 from gantk.plugin.spec import Part, bind
@@ -25,11 +28,16 @@ or derive it from gantk.nets.blocks.Network, which detects this."""
 MIXED = """An image changes the output of {0} for other images of its batch, {1}. Use norm("instance", channels, dims)
 from gantk.nets.blocks instead of batch norm; or, if this is intended in training, declare it:
     batch_independent = False"""
+CHECK_SIZE = """{0} fails on images of {1} pixels per side, but does not refuse them. Support this size, or add:
+    def check_size(self, size):
+        require_size(size, 8, 16, type(self).__name__, "choose another network")  # from gantk.nets.blocks
+with the number that sides must be a multiple of, and with the smallest side."""
 FLOAT32 = """The loss is {0}. A loss must be float32 for any precision of the networks: begin __call__ with
     output, target = output.float(), target.float()"""
 TAKES = """{0} does not say what it is called with. Add to the class one of:
     takes = "images"    # __call__(output, target): images of one domain
     takes = "source"    # __call__(output, source): images of two domains
+    takes = "features"  # __call__(output, target): lists of feature maps
     takes = "logits"    # generator(fake) and discriminator(real, fake)"""
 EQUAL_COSTS_LEAST = """{0} costs more for equal images than for different ones. If it compares an output with its
 input, whose contrast differs, declare it:
@@ -91,6 +99,33 @@ class NetworkContract(Contract):
                     layer.eval()
             _compare_batch_and_singles(network, self.images(3, 1, d))
 
+    def test_memory_format_does_not_change_the_result(self, d):
+        network = self.build(2, d).eval()
+        images = self.images(2, 2, d)
+        with torch.no_grad():
+            expected = network(images)
+            _to_channels_last(network, d)
+            found = network(images.to(memory_format=CHANNELS_LAST[d]))
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+    def test_sizes_that_are_let_pass_can_be_taken(self, d):
+        network = self.build(1, d)
+        for side in (7, 16, 17, 20, 24):
+            try:
+                check = getattr(network, "check_size", None)
+                if check is not None:
+                    check((side,) * d)
+            except UserError as error:
+                assert str(side) in str(error), "the error of check_size must name the given size"
+                continue
+
+            with torch.no_grad(), explain_failure(CHECK_SIZE.format(type(network).__name__, side)):
+                output = network(random_images(2, 1, (side,) * d))
+                if hasattr(self, "generator"):
+                    assert output.shape[2:] == (side,) * d, (
+                        f"the output has size {tuple(output.shape[2:])}"
+                    )
+
     def test_its_state_dict_is_all_of_it(self, d):
         network = self.build(1, d).eval()
         images = self.images(1, 1, d)
@@ -151,6 +186,14 @@ class DiscriminatorContract(NetworkContract):
             " applies its own"
         )
 
+    def test_gradient_penalties_reach_the_weights(self, d):
+        network = self.build(1, d)
+        images = self.images(2, 1, d).requires_grad_()
+        (gradient,) = torch.autograd.grad(network(images).sum(), images, create_graph=True)
+        gradient.square().sum().backward()
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        assert any(gradient.abs().sum() > 0 for gradient in gradients)  # false for NaN
+
 
 def _compare_batch_and_singles(network: nn.Module, images: Tensor) -> None:
     # Copies, because a forward pass in training may change buffers, such as those of spectral norm.
@@ -166,8 +209,8 @@ def _compare_batch_and_singles(network: nn.Module, images: Tensor) -> None:
 
 
 class LossContract(Contract):
-    """Tests of a loss, by its attribute `takes`: two batches of images ("images", "source"), or logits
-    ("logits"): `gantk.plugin.loss_inputs`.
+    """Tests of a loss, by its attribute `takes`: two batches of images ("images", "source"), lists
+    of feature maps ("features"), or logits ("logits"): `gantk.plugin.loss_inputs`.
 
     Override `inputs`, which returns (output, target), for a loss of other inputs.
     """
@@ -177,9 +220,13 @@ class LossContract(Contract):
     def part(self) -> Part:
         return bind("loss", {"name": self.loss} | (self.options or {}))
 
-    def inputs(self, dims: int) -> tuple[Tensor, Tensor]:
-        """An output and its target: two different batches of images."""
+    def inputs(self, dims: int) -> tuple[Any, Any]:
+        """An output and its target: two different batches of images, or two maps of each."""
         size = small_size(dims)
+        if "features" in self.takes():
+            output = [random_images(2, 3, size, seed=seed) for seed in (1, 2)]
+            target = [random_images(2, 3, size, seed=seed) for seed in (3, 4)]
+            return output, target
         return random_images(2, 1, size, seed=1), random_images(2, 1, size, seed=2)
 
     def takes(self) -> tuple[str, ...]:
@@ -192,7 +239,7 @@ class LossContract(Contract):
         assert taken, TAKES.format(self.loss)
 
     def test_equal_images_cost_least(self, d):
-        if "images" not in self.takes():
+        if not {"images", "features"}.intersection(self.takes()):
             pytest.skip("does not compare an output with its target")
 
         loss = self.part()()
@@ -204,18 +251,19 @@ class LossContract(Contract):
         loss = self.part()()
         output, target = self.inputs(d)
         for dtype in (torch.float32, torch.bfloat16):
-            for value in self._values(loss, output.to(dtype), target):
+            cast = _map(output, partial(torch.Tensor.to, dtype=dtype))
+            for value in self._values(loss, cast, target):
                 assert value.dtype == torch.float32, FLOAT32.format(value.dtype)
                 assert torch.isfinite(value)
 
     def test_gradient_reaches_the_output_and_is_finite(self, d):
         loss = self.part()()
         output, target = self.inputs(d)
-        output.requires_grad_()
+        output = _map(output, lambda t: t.clone().requires_grad_())
         for value in self._values(loss, output, target):
-            (gradient,) = torch.autograd.grad(value, output)
-            assert torch.isfinite(gradient).all()
-            assert gradient.abs().sum() > 0
+            for gradient in torch.autograd.grad(value, output):
+                assert torch.isfinite(gradient).all()
+                assert gradient.abs().sum() > 0
 
     def test_discriminator_gains_by_telling_apart_and_generator_by_fooling(self):
         loss = self.part()()
@@ -240,3 +288,12 @@ class LossContract(Contract):
                 f"a loss returns one number, not {tuple(value.shape)}: .mean()"
             )
         return values
+
+
+def _map(value: Any, change: Any) -> Any:
+    return change(value) if isinstance(value, Tensor) else [change(item) for item in value]
+
+
+def _to_channels_last(network: nn.Module, dims: int) -> nn.Module:
+    # torch's stubs lack this signature
+    return network.to(memory_format=CHANNELS_LAST[dims])  # type: ignore[call-overload]

@@ -8,9 +8,10 @@ from gantk import hookimpl
 
 @hookimpl
 def gantk_register(add) -> None:
-    """Register the methods style and style_gan, and the post-step style."""
+    """Register the methods style and style_gan, the loss gram and the post-step style."""
     add.method("style", "gantk_style.model:Style", also=("neural_style", "gatys"))
     add.method("style_gan", "gantk_style.style_gan:StyleTransferGAN", also=("paired_cyclegan",))
+    add.loss("gram", "gantk_style.gram:GramStyle", also=("style", "gram_matrix"))
     add.post("style", "gantk_style.post:StylePost")
 
 

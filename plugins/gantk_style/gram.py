@@ -1,6 +1,10 @@
-"""The Gram matrices of an image's feature maps, which describe its style, and their difference."""
+"""The Gram matrices of an image's feature maps, which describe its style, and the loss that
+compares them.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -18,14 +22,31 @@ def gram(features: Tensor) -> Tensor:
         return flat @ flat.transpose(1, 2) / flat.shape[2]
 
 
-def gram_difference(maps: Tensor, target: Tensor) -> Tensor:
-    """Mean square difference of the Gram matrices of a layer's maps (N, C, *size) from those of a
-    style, (1 or N, C, C) (Gatys et al., 2016, equation 4): (N,).
+class GramStyle:
+    """Mean square difference of Gram matrices, averaged over layers (Gatys et al., 2016, equations 4
+    and 5).
 
-    It is divided by the mean square of the target (not in the paper), so that all layers, images and
-    networks count alike.
+    `style(output_maps, target_maps)` takes two lists with one feature map (N, C, *size) per layer,
+    2-D or 3-D. Sizes of output and target may differ, channels may not. A target may also be given
+    as its `describe`, (N, C, C), or (1, C, C) for all outputs. Equal maps cost 0. Each layer's
+    difference is divided by the mean square of the target's Gram matrix (not in the paper), so that
+    all layers, images and networks count alike.
     """
-    return mean_square(gram(maps) - target) / mean_square(target).clamp(min=1e-20)
+
+    takes = "features"
+
+    def __call__(self, output: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
+        layers = [self._of_layer(maps, wanted) for maps, wanted in zip(output, target, strict=True)]
+        return torch.stack(layers).mean(0).mean()  # of (layers, N)
+
+    def describe(self, maps: Tensor) -> Tensor:
+        """The Gram matrices of a layer's maps: (N, C, *size) to (N, C, C)."""
+        return gram(maps)
+
+    def _of_layer(self, maps: Tensor, wanted: Tensor) -> Tensor:
+        """The loss of one layer, (N,)."""
+        target = wanted if wanted.ndim == 3 else gram(wanted)
+        return mean_square(gram(maps) - target) / mean_square(target).clamp(min=1e-20)
 
 
 def mean_square(matrices: Tensor) -> Tensor:

@@ -10,9 +10,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from gantk.plugin.spec import Count, Seed, Weight
+from gantk.errors import UserError
+from gantk.plugin.spec import Count, FeatureMapLoss, Seed, Weight, bind
 from gantk_style.encoder import VGG19, Layers
-from gantk_style.gram import gram, gram_difference, mean_square
+from gantk_style.gram import mean_square
 
 Sigma = Annotated[float, Field(ge=0, le=64)]
 
@@ -26,13 +27,20 @@ class StyleOptions:
     content_layers: Layers = ("conv4_2",)  # layers of the content loss: conv1_1 to conv5_4
     # layers of the style loss
     style_layers: Layers = ("conv1_1", "conv2_1", "conv3_1", "conv4_1", "conv5_1")
-    # weight of the style loss beside the content loss; each is 1 where all that it compares is 0
+    content_weight: Weight = 1.0  # weight of the content loss; the loss is 1 where all maps are 0
+    # weight of the style loss; "gram" is 1 where all Gram matrices are 0
     style_weight: Weight = 100.0
+    style_loss: FeatureMapLoss = "gram"  # loss of the maps at style_layers
     # divide each filter by its mean activation over content and style (Gatys et al. 2016)
     rescale: bool = False
     # sigma in pixels of a Gaussian filter that softens strong edges of the result
     smooth: Sigma = 0.0
     seed: Seed = 0  # seed of random weights
+
+    def __post_init__(self):
+        if not self.content_weight and not self.style_weight:
+            what = "content_weight and style_weight are both 0, so there is nothing to optimise"
+            raise UserError(what, where="content_weight")
 
     @property
     def note(self) -> str:
@@ -67,8 +75,9 @@ PAINT_DEFAULTS = PaintOptions()
 class Objective:
     """The content and style losses of each image (Gatys et al. 2016, equation 7).
 
-    Differences are divided by the mean square of the content's maps, or of the style's Gram
-    matrices, so that a weight means the same for every layer, image and network. With `rescale`,
+    The style loss is the registered loss `how.style_loss`. Differences are divided by the mean
+    square of the content's maps, or (in `gram`) of the style's Gram matrices, so that a weight means
+    the same for every layer, image and network. With `rescale`,
     every filter of VGG is first scaled to mean activation 1 over the positions of both images
     (Gatys et al. 2016, section 2, over ImageNet), so that rare textures count as common ones do.
     ReLU and average pooling are homogeneous: dividing the maps equals scaling the weights.
@@ -100,15 +109,19 @@ class Objective:
                 }
 
             self.content = self._scaled_maps(kept, how.content_layers)
+            self.compare_style = bind("loss", how.style_loss)()
             self.style_layers = list(dict.fromkeys(how.style_layers))
             self.style = [self._style_targets(painted, n, shared) for n in range(len(content))]
 
     def __call__(self, image: Tensor) -> dict[str, Tensor]:
-        """The weighted losses by name, (N,) each; a style loss of weight 0 is left out."""
+        """The weighted losses by name, (N,) each; losses of weight 0 are left out."""
         how = self.how
         maps = self._maps(image)
-        found = self._scaled_maps(maps, how.content_layers)
-        losses = {"content": _difference(found, self.content)}
+        losses = {}
+        if how.content_weight:
+            found = self._scaled_maps(maps, how.content_layers)
+            losses["content"] = how.content_weight * _difference(found, self.content)
+
         if how.style_weight:
             losses["style"] = how.style_weight * self._style_losses(maps)
 
@@ -130,27 +143,32 @@ class Objective:
         return [maps[layer] * self.factors[layer][images] for layer in layers]
 
     def _style_losses(self, maps: dict[str, Tensor]) -> Tensor:
-        """The style loss of each image, the mean over layers (equation 5): (N,)."""
+        """The style loss of each image, (N,); with several targets their mean."""
         found = self._scaled_maps(maps, self.style_layers)
         losses = []
         for image, targets in enumerate(self.style):
-            with torch.autocast(found[0].device.type, enabled=False):
-                layers = [
-                    gram_difference(each[image : image + 1], target)
-                    for each, target in zip(found, targets, strict=True)
-                ]
-            losses.append(torch.stack(layers).mean(0).mean())
+            own = [each[image : image + 1] for each in found]
+            with torch.autocast(own[0].device.type, enabled=False):
+                each = [self.compare_style(own, target) for target in targets]
+            losses.append(torch.stack(each).mean())
 
         return torch.stack(losses)
 
-    def _style_targets(self, painted: dict[str, Tensor], image: int, shared: bool) -> list[Tensor]:
-        """The Gram matrices that one image's maps are compared with, one per layer; of shared styles
-        their mean.
+    def _style_targets(
+        self, painted: dict[str, Tensor], image: int, shared: bool
+    ) -> list[list[Tensor]]:
+        """What one image's maps are compared with: lists of one tensor per layer.
+
+        A loss with `describe` gets the mean description of all styles. Any other loss gets the maps
+        of each style.
         """
         own = slice(image, image + 1)
         maps = painted if shared else {layer: each[own] for layer, each in painted.items()}
         layers = self._scaled_maps(maps, self.style_layers, own)
-        return [gram(each).mean(0, keepdim=True) for each in layers]
+        if hasattr(self.compare_style, "describe"):
+            described = [self.compare_style.describe(maps) for maps in layers]
+            return [[each.mean(0, keepdim=True) for each in described]]
+        return [[maps[style : style + 1] for maps in layers] for style in range(len(layers[0]))]
 
 
 def _factors(content: Tensor, style: Tensor, shared: bool) -> Tensor:

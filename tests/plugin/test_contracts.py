@@ -89,7 +89,7 @@ from gantk.nets.blocks import Network
 
 @hookimpl
 def gantk_register(add):
-    for name in ("Unsaid", "Mixing", "Hidden"):
+    for name in ("Unsaid", "Mixing", "Halving", "Hidden"):
         add.generator(name.lower(), f"gantk_wrong:{name}")
     add.discriminator("squashed", "gantk_wrong:Squashed")
     add.loss("halved", "gantk_wrong:Halved")
@@ -107,6 +107,11 @@ class Mixing(Unsaid):
     batch_independent = True
     def forward(self, x):
         return self.layer(x) - x.mean()
+
+class Halving(Mixing):
+    def forward(self, x):
+        small = self.layer(x[..., ::2]).repeat_interleave(2, -1)
+        return small + x.mean(1, keepdim=True)
 
 class Hidden(Mixing):
     def __init__(self, *given):
@@ -157,6 +162,12 @@ class Last(gantk.ImageSource):
             "mixing",
             "an_image_influences_another",
             "An image changes the output of Mixing.*norm..instance",
+        ),
+        (
+            "generator",
+            "halving",
+            "sizes_that_are_let_pass",
+            "Halving fails on images of 7.*def check_size.*size",
         ),
         ("generator", "hidden", "its_state_dict", "register_buffer"),
         ("discriminator", "squashed", "logits_are_not", "remove the sigmoid"),

@@ -95,7 +95,7 @@ CALLS = []
 
 @hookimpl
 def gantk_register(add):
-    for kind in ("images", "source"):
+    for kind in ("images", "source", "features"):
         add.loss(f"spy_{kind}", f"gantk_spies:{kind.title()}")
     add.loss("spy_logits", "gantk_spies:Logits")
     add.loss("wrong", "gantk_spies:Wrong")
@@ -109,6 +109,12 @@ class Images:
 
 class Source(Images):
     takes = "source"
+
+class Features(Images):
+    takes = "features"
+    def __call__(self, output, target):
+        CALLS.append("features")
+        return sum((x.mean() - y.mean()).square() for x, y in zip(output, target, strict=True))
 
 class Logits:
     def generator(self, fake):

@@ -14,7 +14,7 @@ def test_the_registry_lists_kinds_names_owners_and_targets():
     parts = gantk.registry()
 
     assert list(parts) == list(KINDS)
-    assert {"bce", "ls", "l1", "l2"} <= set(parts["loss"])
+    assert {"bce", "ls", "l1", "l2", "gram"} <= set(parts["loss"])
     unet = parts.get("generator", "unet")
     assert (unet.kind, unet.name, unet.owner) == ("generator", "unet", "gantk")
     assert unet.target == "gantk.nets.unet:UNet"

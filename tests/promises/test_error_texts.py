@@ -256,6 +256,8 @@ CASES: dict[str, Case] = {
     "unknown key": lambda h: train(h, train={"bacth": 2}),
     "unknown table": (train, "--set", "metod.name=1"),
     "unknown network": lambda h: train(h, method={"generator": "unett"}),
+    "loss of feature maps for images": (other, PIX2PIX | {"target_losses": ["gram"]}),
+    "loss of feature maps for logits": (other, PIX2PIX | {"adversarial": "gram"}),
     "loss of images for logits": (other, PIX2PIX | {"adversarial": "l1"}),
     "loss of logits for images": (train, "--set", "method.cycle_loss=bce"),
     "loss of source for images": (other, PIX2PIX | {"reconstruction": "edge_direction"}),

@@ -16,7 +16,6 @@ from gantk.method import Batch
 from gantk.plugin.spec import bind
 from gantk.recipe.load import load_recipe
 from gantk.training.assemble import assemble
-from gantk_style.gram import gram, gram_difference
 from gantk_style.objective import StyleOptions
 from gantk_style.stylize import stylize
 from gantk_style.transfer import transfer
@@ -62,13 +61,17 @@ def post(dims: int = 2, **options):
 # ---- the network and the objective
 
 
-def test_the_difference_of_gram_matrices_is_one_number_an_image():
-    maps = blobs(2, 5, (16, 16))
-    style = gram(blobs(1, 5, (8, 8), seed=9))
+def test_the_gram_loss_compares_maps():
+    loss = bind("loss", "gram")()
+    image = blobs(2, 3)
+    maps = [blobs(2, 3), blobs(2, 5, (16, 16))]
+    other = [blobs(2, 3, seed=8), blobs(2, 5, (8, 8), seed=9)]
+    described = [loss.describe(each) for each in other]
 
-    assert gram_difference(maps, gram(maps)).tolist() == [0.0, 0.0]
-    assert gram_difference(maps, style).shape == (2,)
-    assert (gram_difference(maps, style) > 0).all()
+    assert float(loss([image], [image])) == 0.0
+    assert float(loss(maps, maps)) == 0.0
+    assert float(loss(maps, other)) > 0
+    torch.testing.assert_close(loss(maps, described), loss(maps, other))
 
 
 # ---- the method and the step after a generator
@@ -131,6 +134,11 @@ def transferred(content=(2, 1), style=(1, 1), **options):
     [
         (post, {"style_layers": ["conv2_3"]}, "or 'conv5_4', not \"conv2_3\""),
         (transferred, {"content": (2, 2)}, "VGG19 takes gray or RGB images, but an image has 2"),
+        (
+            transferred,
+            {"content_weight": 0.0, "style_weight": 0.0},
+            "are both 0, so there is nothing",
+        ),
         (
             begun,
             {"images": 3},
