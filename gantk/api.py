@@ -346,9 +346,9 @@ def evaluate(
         tested = parts.data.splits["test"]
         read_by = layouts_in_words(parts.data.source)
         say(f"layout   {read_by}" if read_by else f"data     {parts.data.images_in_words(tested)}")
-        say(
-            "note     scores hold in this model's gray range: compare two on pairs, by gantk eval RUN OTHER"
-        )
+        compare = ": compare two on pairs, by gantk eval RUN OTHER"
+        is_paired = parts.method.directions()
+        say(f"note     scores hold in this model's gray range{compare if is_paired else ''}")
         alone = without_partner(tested)
         if alone and len(alone) < len(tested):
             say(f"note     {count_noun(alone, 'image')} without a partner, such as {alone[0].key}")

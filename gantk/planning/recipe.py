@@ -168,6 +168,11 @@ def _with_settings(lines: Lines, settings: Iterable[str], folder: Path | None) -
             name = f"{table}.{key}"
             if name not in lines or lines[name][0] != value:
                 lines[name] = (value, "set by you")
+    for part in mapping(recipe.tables.get("evaluate")).get("metrics", ()):
+        metric = part if isinstance(part, str) else part["name"]
+        if registry().get("metric", metric).section == "Tasks":
+            why = f"set by you; {metric} trains networks, for which no time is planned"
+            lines["evaluate.metrics"] = (lines["evaluate.metrics"][0], why)
 
     source, why = lines["data.source"]
     path = Path(source.get("path", "."))
@@ -380,7 +385,10 @@ def _training_lines(seen: Scans, steps: int, why: str) -> Lines:
         lines["train.ema"] = (0.99, "smaller than usual, because there are few steps")
 
     if len(seen.domains) == 1:
-        return lines | {"evaluate.metrics": (["kid"], "compares sets of images")}
+        why = "compares sets of images"
+        if len(seen.classes) > 1:
+            why += '; add "classification" to ask whether they help a classifier'
+        return lines | {"evaluate.metrics": (["kid"], why)}
 
     if not seen.fit:
         proposed = [("kid", "kid compares sets of images"), *proposals("metric", seen)]

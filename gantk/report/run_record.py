@@ -272,7 +272,7 @@ class RunRecord:
 
     def summary(self, *, with_paths: bool = True) -> str:
         """What the run is: the recipe's summary, or its data where they are not the recipe's;
-        `with_paths`: of folders and files, or else only their names.
+        `with_paths`: of folders and files; else folders are not named, and of a recipe only its file.
         """
         record = self.environment.recipe
         changed = {".".join(key.split(".")[:2]) for key in record.changed}
@@ -285,7 +285,7 @@ class RunRecord:
         if not with_paths:
             settings = Path(settings).name
             if self.recipe.data.source.path:
-                trained_on = Path(trained_on).name
+                trained_on = f"the authors' data ({', '.join(self.domains)})"
         return f"Trained on {trained_on}, with the settings of {settings}."
 
     def label(self, direction: str) -> str:

@@ -35,7 +35,7 @@ DIFFERENCES = [
     "p_corrected",
     "comparisons",
 ]
-BRACKETS = "mean over patients [95 % interval], or patients [lowest, highest] of fewer than six"
+BRACKETS = "mean over patients, or of a whole set, [95 % interval], or patients [lowest, highest] of fewer than six"
 
 
 def summarise_systems(systems: Mapping[str, Results]) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from gantk.files import expect_file, sha256_of, write_output
 from gantk.metrics.names import baseline_words
 from gantk.runs.folder import RunFolder, flat
 from gantk.runs.models import card, find_model, limits_of, pack_record, section_of, split_hash
+from gantk.runs.results import Results
 from gantk.terminal import Say
 
 ITEMS = Path(__file__).with_name("card_items.toml")
@@ -21,10 +23,10 @@ LIMITS = (
     "Research software, not a medical device, and not for diagnosis. A network invents what it has"
     " not seen."
 )
-STATISTICS = (
-    "means over patients with 95 % intervals (bootstrap over patients); two-sided sign-flip tests"
-    " against the baseline that is named, corrected by Holm"
-)
+OF_PATIENTS = "means over patients with 95 % intervals (bootstrap over patients)"
+OF_UNKNOWN = "means over images of unknown patients, without intervals"
+OF_SETS = "scores of whole sets; 95 % intervals, where there are some, leave out groups of images"
+TESTS = "two-sided sign-flip tests against the baseline that is named, corrected by Holm"
 MACHINE = ("cpu", "device", "threads", "ranks", "platform", "cuda", "driver")
 IN_PATHS = ("path", "table", "file", "start", "weights")  # options that may name patients
 
@@ -106,13 +108,14 @@ def facts_of(record: RunRecord) -> dict[str, str]:
         "evaluation": _words(record.recipe.evaluate.dump()),
         "licence": " ".join([*of_data.split(), section_of(text, "Licence")]),
         "counts": "; ".join(_counts(record)),
+        "classes": "; ".join(_classes(record)),
         "split": "; ".join(_split(record)),
         "hashes": "; ".join(_hashes(record, RunFolder(record.path))),
         "hardware": _words({key: machine.get(key) for key in MACHINE}),
         "software": ", ".join(f"{name} {each}" for name, each in versions.items() if each),
         "metrics": "; ".join(definitions),
         "baselines": ", ".join(map(baseline_words, results.baselines)),
-        "statistics": STATISTICS if scores else "",
+        "statistics": "; ".join(_statistics(results)),
         "failures": "; ".join(dict.fromkeys(alarms)),
         "limits": limits_of(record.path) or LIMITS,
     }
@@ -150,6 +153,27 @@ def _counts(record: RunRecord) -> Iterator[str]:
             people = {image.subject for image in images} - {"", None}
             patients = count_noun(people, "patient") if people else "unknown patients"
             yield f"{name.replace('_', ' ')}: {patients}, {count_noun(images, 'image')}"
+
+
+def _classes(record: RunRecord) -> Iterator[str]:
+    """The numbers of images of each class in each set."""
+    for name, images in record.sets.by_name().items() if record.sets else ():
+        classes = Counter(image.label for image in images if image.label)
+        if classes:
+            counts = (f"{count} {label}" for label, count in sorted(classes.items()))
+            yield f"{name.replace('_', ' ')}: {', '.join(counts)}"
+
+
+def _statistics(results: Results) -> Iterator[str]:
+    """How the scores were averaged and tested."""
+    scores = [score for of_way in results.metrics.values() for score in of_way.values()]
+    if not all(score.of_sets for score in scores):
+        unknown = results.split and results.split.unknown_patients
+        yield OF_UNKNOWN if unknown else OF_PATIENTS
+    if any(score.of_sets for score in scores):
+        yield OF_SETS
+    if any(each.test for of_way in results.verdict.values() for each in of_way.values()):
+        yield TESTS
 
 
 def _hashes(record: RunRecord, run: RunFolder) -> Iterator[str]:

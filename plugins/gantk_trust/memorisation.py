@@ -49,7 +49,9 @@ class Memorisation(InFeatures):
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> Score:
         if train is test:
             what = "the metric 'memorisation' needs held-out images to compare with"
-            raise UserError(what, remedy="set data.split.test above 0")
+            raise UserError(
+                what, remedy="score a run that holds out images: data.split.test above 0"
+            )
 
         trained_on = self._training_images() if hasattr(self, "reals") else train
         require_images(self.name, trained_on, test, least=MIN_IMAGES)

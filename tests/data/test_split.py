@@ -195,8 +195,8 @@ LONE = study(2) + [r for n in range(6) for r in stack(2, "a", f"q{n}")]
             "the patient of 3 of 23 images is not known. The first is '/a000'",
             "data.split.by",
         ),
-        (stack(8), dict(by="block"), "8 slices of a stack.* are too few", "data.split"),
-        (stack(1), dict(by="block"), "1 slice of a stack.* is too few", "data.split"),
+        (stack(8), dict(by="block"), "8 images in a row.* are too few", "data.split"),
+        (stack(1), dict(by="block"), "1 image in a row.* is too few", "data.split"),
         (
             stack(10),
             dict(by="patient"),

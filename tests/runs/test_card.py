@@ -35,6 +35,9 @@ def test_cards_answer_or_leave_open_every_item(card):
         assert item.get("open", "") in answer
 
 
+OTHER_DATA = "Trained on the authors' data (T1, T2), with the settings of x.toml."
+
+
 def test_cards_state_what_the_run_knows(card, tiny_run):
     facts = facts_of(RunRecord(tiny_run))
     run = RunFolder(tiny_run)
@@ -57,8 +60,8 @@ def test_cards_state_what_the_run_knows(card, tiny_run):
     [
         ({}, "own summary"),
         ({"train.steps": ["9", "8"]}, "own summary"),
-        ({"data.source.path": ["a", "b"]}, "Trained on heads, with the settings of x.toml."),
-        ({"data.domains": ["T1", "CT"]}, "Trained on heads, with the settings of x.toml."),
+        ({"data.source.path": ["a", "b"]}, OTHER_DATA),
+        ({"data.domains": ["T1", "CT"]}, OTHER_DATA),
     ],
 )
 def test_cards_say_what_was_trained_on_without_paths(copied_run, changed, technique):

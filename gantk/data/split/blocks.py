@@ -89,9 +89,9 @@ def _runs(count: int, shares: dict[str, float], table: SplitTable) -> list[str]:
     needed = sum(sizes.values()) + gap * (len(sizes) + 1) + 1
     if needed > count:
         raise too_few(
-            f"{count_noun(count, 'slice')} of a stack, with a gap of {gap}, {'is' if count == 1 else 'are'}",
+            f"{count_noun(count, 'image')} in a row (slices, or pictures by name), with a gap of {gap}, {'is' if count == 1 else 'are'}",
             shares,
-            f"at least {needed} slices",
+            f"at least {needed} images",
         )
 
     rng = np.random.default_rng(table.seed)
