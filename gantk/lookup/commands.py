@@ -112,7 +112,8 @@ def show(ctx, kind, name, profile, full) -> None:
 
             entry, about = metric_of_score(name)
         else:
-            entry, about = load().registry.get(kind, name), ""
+            entry = load().registry.get(kind, name)
+            about = entry.paper
         head = styled(f"{entry.kind} {entry.name}", "bold") + styled(f"  from {entry.owner}")
         if about:
             head += styled(f"\n\n{about}")

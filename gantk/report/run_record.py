@@ -19,6 +19,7 @@ from PIL import Image
 from gantk.data.split_json import RecordedSets, RecordedSplit
 from gantk.errors import UserError, note_in, one_line
 from gantk.metrics.table import COLUMNS, read_lines
+from gantk.plugin.loader import registry
 from gantk.report.words import ARROW, direction_name
 from gantk.runs.results import Choice, Results
 from gantk.runs.schemas import (
@@ -269,6 +270,12 @@ class RunRecord:
     def data(self) -> str:
         """The data in words; of a run that did not record them the name of the source."""
         return self.environment.recipe.data or self.recipe.data.source.name
+
+    @property
+    def paper(self) -> str:
+        """The paper of the method; "" where it is not known."""
+        entry = registry().entries.get(("method", self.recipe.method.name))
+        return entry.paper if entry else ""
 
     def summary(self, *, with_paths: bool = True) -> str:
         """What the run is: the recipe's summary, or its data where they are not the recipe's;

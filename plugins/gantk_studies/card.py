@@ -102,6 +102,7 @@ def facts_of(record: RunRecord) -> dict[str, str]:
     alarms = [*(alarm.message for alarm in record.log.alarms), *results.alarms.values()]
     facts = {
         "technique": f"deep learning, {summary}" if record.recipe.method.name else "",
+        "paper": record.paper,
         "method": _words(record.recipe.method.dump()),
         "data": _words(record.recipe.data.dump()),
         "training": _words(record.recipe.train.dump()),

@@ -9,7 +9,15 @@ from gantk import hookimpl
 @hookimpl
 def gantk_register(add) -> None:
     """Register the methods style and style_gan, the loss gram and the post-step style."""
-    add.method("style", "gantk_style.model:Style", also=("neural_style", "gatys"))
+    add.method(
+        "style",
+        "gantk_style.model:Style",
+        also=("neural_style", "gatys"),
+        paper=(
+            "Gatys, Ecker, Bethge: Image Style Transfer Using Convolutional Neural"
+            " Networks, CVPR 2016, doi:10.1109/CVPR.2016.265"
+        ),
+    )
     add.method("style_gan", "gantk_style.style_gan:StyleTransferGAN", also=("paired_cyclegan",))
     add.loss("gram", "gantk_style.gram:GramStyle", also=("style", "gram_matrix"))
     add.post("style", "gantk_style.post:StylePost")

@@ -13,16 +13,39 @@ def gantk_register(add) -> None:
         also=("cycle_gan",),
         usual_steps=2400,
         plan="gantk_translation.planning:plan_unpaired",
+        paper=(
+            "Zhu, Park, Isola, Efros: Unpaired Image-to-Image Translation using"
+            " Cycle-Consistent Adversarial Networks, ICCV 2017, arXiv:1703.10593"
+        ),
     )
-    add.method("dualgan", "gantk_translation.dualgan:DualGAN", usual_steps=2400)
+    add.method(
+        "dualgan",
+        "gantk_translation.dualgan:DualGAN",
+        usual_steps=2400,
+        paper=(
+            "Yi, Zhang, Tan, Gong: DualGAN: Unsupervised Dual Learning for Image-to-Image"
+            " Translation, ICCV 2017, arXiv:1704.02510"
+        ),
+    )
     add.method(
         "cut",
         "gantk_translation.cut.model:CUT",
         also=("contrastive", "fastcut", "nce", "patchnce", "patch_nce"),
+        paper=(
+            "Park, Efros, Zhang, Zhu: Contrastive Learning for Unpaired Image-to-Image"
+            " Translation, ECCV 2020, arXiv:2007.15651"
+        ),
     )
     add.method("back_translation", "gantk_translation.back_translation:BackTranslation")
     add.method("anytoany", "gantk_translation.any_to_any.model:AnyToAny", also=("mm_gan",))
-    add.method("spade", "gantk_translation.spade.model:SPADEGAN")
+    add.method(
+        "spade",
+        "gantk_translation.spade.model:SPADEGAN",
+        paper=(
+            "Park, Liu, Wang, Zhu: Semantic Image Synthesis with Spatially-Adaptive"
+            " Normalization, CVPR 2019, arXiv:1903.07291"
+        ),
+    )
     add.intensity("label_map", "gantk_translation.label_maps:LabelMap")
     add.method(
         "pix2pix",
@@ -30,9 +53,20 @@ def gantk_register(add) -> None:
         also=("pix2pixhd",),
         usual_steps=1200,
         plan="gantk_translation.planning:plan_paired",
+        paper=(
+            "Isola, Zhu, Zhou, Efros: Image-to-Image Translation with Conditional"
+            " Adversarial Networks, CVPR 2017, arXiv:1611.07004"
+        ),
     )
     add.method("regression", "gantk_translation.pix2pix.regression:Regression", usual_steps=1200)
-    add.method("munit", "gantk_translation.munit.model:MUNIT")
+    add.method(
+        "munit",
+        "gantk_translation.munit.model:MUNIT",
+        paper=(
+            "Huang, Liu, Belongie, Kautz: Multimodal Unsupervised Image-to-Image"
+            " Translation, ECCV 2018, arXiv:1804.04732"
+        ),
+    )
     add.discriminator(
         "munit",
         "gantk_translation.munit.discriminator:Strided",
@@ -40,7 +74,14 @@ def gantk_register(add) -> None:
         small={"width": 4, "layers": 2},
     )
     add.schedule("halving", "gantk_translation.munit.schedule:Halving")
-    add.method("reggan", "gantk_translation.reggan.model:RegGAN")
+    add.method(
+        "reggan",
+        "gantk_translation.reggan.model:RegGAN",
+        paper=(
+            "Kong, Lian, Huang, Li, Hu, Zhou: Breaking the Dilemma of Medical"
+            " Image-to-image Translation, NeurIPS 2021, arXiv:2110.06465"
+        ),
+    )
     add.loss("weak_pairs", "gantk_translation.weak_pairs.loss:WeakPairs")
     add.order("matched", "gantk_translation.matched:Matched")
     add.source("misaligned", "gantk_translation.misaligned.source:Misaligned")
