@@ -28,6 +28,7 @@ class SampleBatch:
     truths: ImagesByDirection = field(default_factory=dict)
     two_way: bool = False  # whether the images are also translated back
     noise: int = 0  # how many images to sample, for methods that start from noise
+    labels: list[str] = field(default_factory=list)  # classes of these images; none: not known
     seen: ImagesByDirection = field(default_factory=dict)  # the networks' inputs, with neighbours
     # real images to show beside those from noise
     reals: ImagesByDirection = field(default_factory=dict)
@@ -54,7 +55,8 @@ class SampleBatch:
 
         if self.noise:
             to = names.get("image", data.table.domains[0])
-            directions["image"] = SampleImages(to=to, count=self.noise)
+            classes: list[dict[str, str | None]] = [{"class": label} for label in self.labels]
+            directions["image"] = SampleImages(to=to, count=self.noise, images=classes)
 
         return SampleIndex(directions=directions, steps=steps, has_truth=bool(self.truths))
 

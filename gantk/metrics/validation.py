@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from itertools import cycle, islice
 from statistics import fmean
 
 import torch
@@ -67,6 +68,9 @@ class Validation:
 
         if self.method.samples and not self.method.directions():
             batch.noise = count
+            if self.scorer.classes:  # `sample` makes them in turn
+                classes = cycle(self.method.geometry.classes)
+                batch.labels = [*islice(classes, count)]
             records = spread(self.reals.records("train", self.scorer.letter), 4 * SAMPLE_PASS)
             batch.differences["image"] = difference(self.reals.scored_images(records))
             held_out = self.reals.records("test", self.scorer.letter) or records

@@ -157,8 +157,14 @@ def _from_noise(samples: Samples, direction: Direction) -> Figure:
     rows = []
     for title, group in (("Generated", samples.steps[-1]), ("Real", "real")):
         numbers = range(min(direction.count, MAX_FROM_NOISE))
-        paths = [samples.picture(group, direction, number) for number in numbers]
-        row = [(f"{title} {direction.to}", data_uri(path)) for path in paths if path]
+        row = []
+        for number in numbers:
+            path = samples.picture(group, direction, number)
+            of_class = ""
+            if group != "real" and number < len(direction.images):
+                of_class = f": {direction.images[number].get('class')}"
+            if path:
+                row.append((f"{title} {direction.to}{of_class}", data_uri(path)))
         if row:
             rows.append(row)
 

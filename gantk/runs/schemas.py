@@ -309,7 +309,7 @@ class SampleImages(Table):
     count: Annotated[int, Field(ge=0, le=10_000)]
     """Number of pictures."""
     images: list[dict[str, str | None]] = []
-    """`patient` and `image` (its path) of each picture."""
+    """`patient` and `image` (its path) of each picture; of one from noise its `class`, if known."""
     cycle: bool = False
     """Whether `step-N/cycle` holds the pictures' reconstructions: translated there and back."""
 
