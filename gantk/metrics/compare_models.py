@@ -336,8 +336,8 @@ def _tested_pairs(
     whose = count_noun(patients_of(pair["a"] for pair in tested), "patient")
     whose = whose if _are_known(tested) else "unknown patients"
     say(f"data     tested: {count_noun(tested, 'pair')} of {whose}")
-    fit = measure_pairs([record for pair in tested for record in pair.values()])
-    for problem in pairs_that_do_not_fit(fit, ()):
+    fit = measure_pairs([record for pair in pairs for record in pair.values()])
+    for problem in pairs_that_do_not_fit(fit, patients_of(pair["a"] for pair in tested)):
         say(with_label("warning", f"{problem.what}: gantk data check {argument(data)}"))
     return tested
 

@@ -125,7 +125,7 @@ def _baselines(results: Results, shown: Collection[str]) -> Iterator[str]:
     """
     scored = [baseline for baseline in results.baselines if baseline != CEILING]
     if shown:
-        which = "the strongest for each score of " if len(scored) > 1 else ""
+        which = "for each score the strongest of " if len(scored) > 1 else ""
         yield with_label("baseline", which + join_words([*map(baseline_words, scored)]))
     for baseline in filter(needs_pairs, scored):
         name, meaning = baselines().get(baseline, ("", ""))
