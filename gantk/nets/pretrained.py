@@ -173,7 +173,8 @@ def _pretrained_network(name: str, config: Any, options: dict[str, Any]) -> nn.M
         remedy=(
             f"put {name}.safetensors (or {name}.pth, {name}.bin) into {there}. On a machine with"
             f" internet access, this command writes the file: {_recipe(name)}. Or take seeded random"
-            ' weights, which need no file: "random" in place of the name, or as the option `weights`'
+            ' weights, which need no file: "random" in place of the name, or as the option weights'
+            ' (weights = "random", --weights random)'
         ),
     )
 
