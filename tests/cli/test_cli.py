@@ -69,7 +69,7 @@ def test_commands_take_what_their_functions_take(command, function):
     # files, and what is another function's
     files = {"try", "json_file", "address", "files"}
     if command == "eval":  # of two folders, or of several models
-        files |= {"others", "figures", "pred", "truth", "match", "patient", "truth_layout"}
+        files |= {"others", "figures", "pred", "truth", "match", "patient", "truth_layout", "to"}
     taken = set(inspect.signature(function).parameters) - {"say", "progress", "workers"}
     if "overwrite" not in taken:
         files.add("overwrite")  # of the file that --json names
