@@ -190,6 +190,8 @@ def _finish(begun: Training, say: Say) -> Run:
         if main:
             say_safely(f"report   {_write_report(folder)}")
             may_help = result_tone(scores.results) == "bad" and begun.choice.is_late
+            if any(scores.results.files.values()):
+                _say_whole_files(parts, folder, say_safely)
             _say_end(parts, folder, may_help, say_safely)
 
         parts.runtime.wait()
@@ -205,6 +207,16 @@ def _scores_resumed(folder: RunFolder) -> Iterator[None]:
         what = "stopped while the test images were scored; the training is complete."
         again = f"To score them, run: gantk resume {argument(folder.path)}"
         raise Interrupted(f"{what} {again}") from None
+
+
+def _say_whole_files(parts: Parts, folder: RunFolder, say: Say) -> None:
+    """Say how to score whole files, which networks see resized, beside a baseline of their own."""
+    from gantk.terminal import say_next
+
+    path = parts.model.data.source.table().get("path")
+    if path:
+        command = f"gantk eval {argument(folder.path)} --data {argument(path)}"
+        say_next(f"{command}   # whole files, beside a simple intensity map", say)
 
 
 def _say_end(parts: Parts, folder: RunFolder, longer: bool, say: Say) -> None:

@@ -55,6 +55,10 @@ def plan_unpaired(seen: Any, size: Sequence[int], *, hours: float, dims: int) ->
     changes = {key: value for key, value in background.items() if key != "flat_region"} | changes
     why = "" if seen.method else f"{_why_unpaired(seen)}, so the method is unpaired"
     pairs = f"without weak pairs: {unmatched}" if unmatched else ""
+    if seen.examination.same_heads and not unmatched:
+        pairs = (
+            "as both domains seem to show the same heads, weak pairs make it nearly a paired one"
+        )
     reason = "; ".join(filter(None, [why, pairs]))
     return recipe, reason, changes | _contrast(seen) | _for_size(size)
 

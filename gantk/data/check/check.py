@@ -468,6 +468,8 @@ def _summary_of_use(found: Examination, usage: Study) -> dict[str, str]:
     is_stated = usage.source.pairs_by == "table"
     known = "by name" if by_name and not is_stated else "registered"
     said = f"{len(pairs)} {known}; {measured} measured" if pairs else "none found"
+    if found.fit and found.fit.likeness is not None:
+        said += f", which fit better than those of other images in {found.fit.likeness:.0%} (chance 50 %)"
     if found.same_heads:
         said += (
             ", but both domains seem to show the same heads: if they are pairs, name them alike or"
