@@ -75,7 +75,8 @@ def write_card(
     text = "\n\n".join(parts) + "\n"
     if out:
         write_output(Path(out), text.encode())
-    say(f"card     {out}" if out else text)
+    left = text.count("**to be filled in: ")
+    say(f"card     {out}; {left} items are left to the authors" if out else text)
     return text
 
 

@@ -11,10 +11,12 @@ from gantk.terminal import Command, overwrite_option
     short_help="Write a model card (CLAIM, TRIPOD+AI) for a run.",
     section="Judge",
     place=4,
-    examples=["gantk card runs/first --out card.md"],
+    examples=["gantk card runs/first"],
 )
 @click.argument("run")
-@click.option("--out", metavar="FILE", help="Write the card as Markdown. Default: print it.")
+@click.option(
+    "--out", metavar="FILE", default="card.md", help="Markdown file to write. Default: card.md."
+)
 @overwrite_option
 def command(run, out, overwrite) -> None:
     """Write a model card of RUN that answers the items of CLAIM (2024) and TRIPOD+AI.

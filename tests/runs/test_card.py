@@ -85,7 +85,9 @@ def test_cards_of_incomplete_runs_leave_more_open(copied_run, gantk):
     for name in ("metrics.json", "split.json", "environment.json", "scores.csv"):
         (copied_run / name).unlink()
 
-    card = gantk("card", copied_run).ok().out
+    told = gantk("card", copied_run, "--out", copied_run / "card.md").ok().out
+    card = (copied_run / "card.md").read_text("utf-8")
+    assert f"{card.count('**to be filled in')} items are left to the authors" in told
 
     assert "to be filled in: performance with its uncertainty" in " ".join(card.split())
     wrong = {
