@@ -358,6 +358,9 @@ def _user_error(model: type[BaseModel], error: Mapping[str, Any], owner: str) ->
         known = _fields_at(model, parents)
         what = f"there is no key '{key}' here" if parents else f"{owner} has no option '{key}'"
         remedy = did_you_mean(str(key), known) if known else "It takes no options"
+        for table in known:
+            if key in _fields_at(model, [*parents, table]):
+                remedy = f"Did you mean '{table}.{key}'?"
         result = UserError(what, allowed=known or None, remedy=remedy)
     elif error["type"] == "missing":
         kind = kind_of(getattr(model.model_fields.get(key), "metadata", ()))

@@ -268,6 +268,7 @@ def test_a_mistake_names_the_option_or_the_line_that_made_it(recipe, settings, p
         ("data.domains=[CT, MR]", "not .*CT, MR.* not valid TOML: put quotes"),
         ("evaluate.metrics=psnr,ssim", r"""Write --set 'evaluate.metrics=\["psnr", "ssim"\]'"""),
         ({7: 1}, "no option '7'"),
+        ("seed=3", r"Did you mean 'train\.seed'"),
     ]
     + [("train.batch=(2)", r"train\.batch: input should be a valid integer, not .\(2\)")],
 )
