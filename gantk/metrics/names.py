@@ -43,8 +43,8 @@ BASELINES = {
     ),
     "intensity_map": (
         "a simple intensity map",
-        "Each gray value of the input becomes the mean one that it has in registered pairs of other"
-        " patients, which an unpaired method never sees.",
+        "Each gray value of the input becomes the mean one that it has in other registered pairs,"
+        " which an unpaired method never sees.",
     ),
     "real_split": (
         "other real images",

@@ -43,7 +43,7 @@ def verdict_words(verdict: Verdict, rival: str) -> str:
     p, comparisons = deciding_p(verdict)
     words = f"ahead of {rival}, but this can be chance"
     if patients == 0:
-        return f"{words}: the patients are not known"
+        return words  # which the result says first
     if patients is not None and patients < least_patients(comparisons):
         few = "1 patient is" if patients == 1 else f"{patients} patients are"
         return f"{words}: {few} too few, at least {least_patients(comparisons)} are needed"

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
-from gantk.metrics.comparing import SystemTest
+from gantk.metrics.comparing import SystemTest, gain_text
 from gantk.metrics.names import baseline_words, join_words, region_of, unit_words
 from gantk.metrics.verdict import deciding_p
 from gantk.plugin.loader import registry
 from gantk.report.words import ARROW, direction_name, metric_name
-from gantk.runs.results import Results, Score
+from gantk.runs.results import Results, Score, number_text
 
 COLUMNS = ["direction", "section", "system", "metric", "score"]
 ROW = ["direction", "section", "rival"]
@@ -34,7 +34,19 @@ DIFFERENCES = [
     "p",
     "p_corrected",
     "comparisons",
+    "text",
 ]
+HEADS = {
+    "metric": "score",
+    "system": "system",
+    "other": "against",
+    "text": "better by",
+    "patients": "n",
+    "p_corrected": "p",
+}
+END = r"\end{tabular}"
+NOTE_ROW = r"\multicolumn{{{}}}{{p{{0.9\linewidth}}}}{{\footnotesize {}}} \\" + "\n"
+GAINS = "better by: mean over n patients [95 % interval]; p is corrected for all comparisons, of the first score for the directions"
 BRACKETS = "mean over patients, or of a whole set, [95 % interval], or patients [lowest, highest] of fewer than six"
 
 
@@ -108,16 +120,11 @@ def summary_csv(summary: pd.DataFrame, caution: str) -> str:
 
 def summary_latex(summary: pd.DataFrame, caution: str) -> str:
     """The summary as LaTeX: a tabular for each direction and section, with `24.31 [23.81, 24.81]`, and
-    the caution as a note below.
+    the caution as its last row.
     """
     parts = []
-    note = ""
-    if caution:
-        note = (
-            pd.DataFrame([caution])
-            .to_latex(escape=True, index=False, header=False, column_format=r"p{0.9\linewidth}")
-            .replace("\\midrule\n", "")
-        )
+    escaped = pd.DataFrame([caution]).to_latex(escape=True, index=False, header=False)
+    note = escaped.splitlines()[3].removesuffix(r" \\")  # the row between the rules
     for direction, section, grid in grids(summary):
         texts = pd.DataFrame(index=grid.index.rename(None))
         samples = defaultdict(list)
@@ -131,20 +138,22 @@ def summary_latex(summary: pd.DataFrame, caution: str) -> str:
         counts = (n if of_all else f"{join_words(of)} {n}" for n, of in samples.items() if n)
         about = "; ".join([BRACKETS, *counts])
         title = f"{direction}, {section}".replace(ARROW, " -> ")
-        parts.append(
-            f"% {title}\n% {about}\n{texts.to_latex(escape=True, column_format='l' + 'r' * grid.shape[1])}{note}"
-        )
+        latex = texts.to_latex(escape=True, column_format="l" + "r" * grid.shape[1])
+        if caution:
+            row = NOTE_ROW.format(1 + grid.shape[1], note)
+            latex = latex.replace(END, row + END)
+        parts.append(f"% {title}\n% {about}\n{latex}")
     return "\n".join(parts)
 
 
 def _cell(score: Score, first: Score) -> str:
-    value = score.model_copy(update={"unit": ""}).text(first.decimals)
+    value = number_text(score.value, first.decimals)
     return f"{value} {score.interval(first.decimals).removeprefix('patients ')}".rstrip()
 
 
 def differences(tests: Sequence[SystemTest], summary: pd.DataFrame) -> pd.DataFrame:
     """By how much systems are better than others, or than baselines, a line for each test: the interval,
-    p, and p corrected by Holm for so many comparisons.
+    p, and p corrected by Holm for so many comparisons; and the gain as text.
     """
     units = {place: scores.iloc[0].unit for place, scores in summary.groupby(PLACE).score}
     lines = []
@@ -153,10 +162,22 @@ def differences(tests: Sequence[SystemTest], summary: pd.DataFrame) -> pd.DataFr
         unit = units[label, test.score]
         gain = test.gain, *(test.ci95 or (None, None)), test.n, test.p
         title = label.replace(ARROW, " -> ")
+        text = gain_text(test, {test.score: unit})
         lines.append(
-            (title, test.score, unit, test.one, test.other, *gain, *deciding_p(test.verdict))
+            (title, test.score, unit, test.one, test.other, *gain, *deciding_p(test.verdict), text)
         )
     return pd.DataFrame(lines, columns=DIFFERENCES)
+
+
+def differences_latex(found: pd.DataFrame) -> str:
+    """`differences` as LaTeX: a tabular for each direction, with p as corrected."""
+    parts = []
+    texts = found.assign(metric=found.metric.map(metric_name))
+    for direction, own in texts.groupby("direction", sort=False):
+        shown = own[[*HEADS]].rename(columns=HEADS)
+        latex = shown.to_latex(index=False, escape=True, float_format="%.2g")
+        parts.append(f"% {direction}\n% {GAINS}\n{latex}")
+    return "\n".join(parts)
 
 
 def verdict_tests(results: Results, system: str = "model") -> list[SystemTest]:

@@ -127,7 +127,7 @@ def _typical_case(found: ShownPatients) -> Figure | None:
     case, count = cases[0]
     shown = rows_of([case])
     ((_, pictures),) = shown.cases
-    caption = f"A test image ({case.label}), chosen without looking at the result."
+    caption = f"{case.label.capitalize()}, chosen without looking at the result."
     if found.metrics:
         metric, of_all = next(iter(found.metrics.items()))
         value = Score(value=case.scores[metric], unit=of_all.unit)

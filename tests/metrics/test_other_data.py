@@ -330,7 +330,7 @@ def test_models_are_compared_on_one_scale(run, packed, tmp_path, gantk):
         with PIL.Image.open(figures / f"{direction}.png") as figure:
             assert figure.width == round(180 / 25.4 * 300)
         assert "test patient 4" in (figures / f"{direction}.txt").read_text()
-    assert "p10,test patient 1" in (figures / "patients.csv").read_text()
+    assert "p10,test patient 1" in (figures / "names.csv").read_text()
     table = pandas.read_csv(figures / "scores.csv")
     means = table[(table.direction == "T1 -> T2") & (table.metric == "psnr")].set_index("system")
     assert means.value[run.name] == pytest.approx(np.mean(own))

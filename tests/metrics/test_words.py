@@ -64,7 +64,7 @@ def result(verdicts: dict, **more) -> Results:
         (
             AHEAD | {"patients": 0},
             "near",
-            "ahead of a rule, but this can be chance: the patients are not known",
+            BY_CHANCE,
         ),
         (
             AHEAD | {"patients": 8, "holm": 0.2},

@@ -119,7 +119,7 @@ def test_figures_for_a_paper_are_those_of_the_page(copied_run, tmp_path, count):
     caption = (folder / "T1_to_T2.txt").read_text("utf-8")
     for words in (*(run.name for run in runs), "T1 -> T2", "the worst image of", "Values in black"):
         assert words in caption
-    with open(folder / "patients.csv", newline="", encoding="utf-8") as file:
+    with open(folder / "names.csv", newline="", encoding="utf-8") as file:
         in_figures = {row["name"]: row["in figures"] for row in csv.DictReader(file)}
     stored = read_json(copied_run / "samples/test/index.json")["a_to_b"]
     for name in {image["patient"] for image in stored}:
@@ -206,11 +206,11 @@ def test_a_run_without_pairs_shows_test_images(unpaired_runs):
             assert np.abs(np.squeeze(gantk_read(kinds["input"]).pixels) - real).max() < 1
             assert 1 < gantk_read(kinds["output"]).pixels.max() <= white
     page = Page(run / "report.html")
-    titles = [text.rpartition(" of image ")[0] for text in page.having("alt")]
+    titles = [text.rpartition(" of test image ")[0] for text in page.having("alt")]
     assert [titles.count(title) for title in ("Input: T1", "Generated T2")] == [6, 6]
     assert not any("Real" in title or "Absolute error" in title for title in titles)
     assert "chosen without looking at scores" in page.words
-    assert "A test image (image 1)" in page.words and "A held-out image" not in page.words
+    assert "Test image 1, chosen without" in page.words and "A held-out image" not in page.words
 
 
 def test_runs_without_pairs_stand_side_by_side(unpaired_runs, tmp_path):
@@ -273,8 +273,8 @@ def test_figures_of_runs_without_pairs_have_no_truth(unpaired_runs, tmp_path, co
     outputs = ["Generated T2"] if count == 1 else ["weak", "strong"]
     alts = page.having("alt")
     for title in ("Input: T1", *outputs):
-        assert sum(text.startswith(f"{title} of image ") for text in alts) >= 6
-    assert not any("Real T2 of image" in text or "Absolute error" in text for text in alts)
+        assert sum(text.startswith(f"{title} of test image ") for text in alts) >= 6
+    assert not any("Real T2 of test image" in text or "Absolute error" in text for text in alts)
     for direction in ("T1_to_T2", "T2_to_T1"):
         with Image.open(tmp_path / "figures" / f"{direction}.png") as sheet:
             assert round(sheet.width / 300 * 25.4) == 45 * (1 + count)

@@ -26,7 +26,7 @@ from gantk.metrics.compare_models import (
 from gantk.metrics.comparing import Comparison, SystemTest, compare_systems
 from gantk.metrics.names import CEILING, baseline_words, join_words, short_metric_name
 from gantk.metrics.references import GRAY_VALUES
-from gantk.metrics.rows import sets_sentence, unlike_inputs
+from gantk.metrics.rows import patients_are_known, sets_sentence, unlike_inputs
 from gantk.metrics.summary import with_label
 from gantk.metrics.table import MODEL, owners
 from gantk.progress import Work
@@ -48,6 +48,7 @@ from gantk.report.patients.systems import System, systems_of
 from gantk.report.run_record import RunRecord
 from gantk.report.scores import (
     differences,
+    differences_latex,
     grids,
     summarise_systems,
     summary_csv,
@@ -230,7 +231,7 @@ def write_model_figures(
     """Write scores and figures of models that were compared on scans, as `write_report` does of runs."""
     models = [*found.left_out]
     patients = dict(zip(found.scores.image, owners(found.scores), strict=True))
-    labels = number_names({*patients.values()})
+    labels = number_names({*patients.values()}, patients_are_known(found.results[models[0]]))
     outputs = {f"output {name}": name for name in models}
     images: dict[str, list[ShownImage]] = {}
     for direction, of_images in found.pictures.items():
@@ -277,9 +278,9 @@ def _write_figures(
         contents["scores.tex"] = summary_latex(summary, about.caution).encode()
     if about.tests:
         found = differences(about.tests, summary)
-        contents["differences.csv"] = found.to_csv(index=False, lineterminator="\n").encode()
-        latex = found.to_latex(index=False, escape=True, float_format="%.3g", na_rep="")
-        contents["differences.tex"] = latex.encode()
+        csv = found.drop(columns="text").to_csv(index=False, lineterminator="\n")
+        contents["differences.csv"] = csv.encode()
+        contents["differences.tex"] = differences_latex(found).encode()
     for name, drawn in about.losses.items():
         contents[f"losses_{re.sub(NOT_IN_NAMES, '_', name)}.svg"] = drawn.encode()
     for label, of_direction in images.items():
@@ -301,7 +302,7 @@ def _write_figures(
     has_figures = any(images.values())
     if has_figures:
         key = pd.Series(about.labels, name="in figures")
-        contents["patients.csv"] = key.to_csv(index_label="name").encode()
+        contents["names.csv"] = key.to_csv(index_label="name").encode()
     else:
         common = " in common, which need one split and one data.size" if len(names) > 1 else ""
         warn(f"no figure is drawn: {join_words(names)} saved no test images{common}. {HOW_TO_SAVE}")
@@ -319,7 +320,7 @@ def _write_figures(
     if has_figures:
         say(
             f"figures  {folder}: PNG and PDF, at most {WIDTH_MM} mm wide at {DPI} dpi; captions as texts;"
-            " losses of runs as SVG. Patients are numbered; patients.csv has their names, keep it to yourself"
+            " losses of runs as SVG. Figures have numbers in place of names; names.csv has both, keep it to yourself"
         )
 
 

@@ -122,18 +122,19 @@ def shown_patients(record: RunRecord) -> list[ShownPatients]:
 
 
 def label_patients(*runs: RunRecord) -> dict[str, str]:
-    """Test patient -> `test patient 3`, or `image 3` where patients are not known: what figures show
-    in place of names. Numbers follow the names, so runs with the same test patients have the same ones.
+    """Test patient -> `test patient 3`, or `test image 3` where patients are not known: what figures
+    show in place of names. Numbers follow the names, so runs with the same test patients have the same ones.
     """
     are_known = all(patients_are_known(run.results) for run in runs)
     names = {name for run in runs for name in owners(run.lines)}
     names |= {x.patient for run in runs for images in run.stored.values() for x in images}
-    return number_names(names - {""}, "test patient" if are_known else "image")
+    return number_names(names - {""}, are_known)
 
 
-def number_names(names: Iterable[str], noun: str = "test patient") -> dict[str, str]:
-    """`test patient 3` for the third name."""
-    return {name: f"{noun} {number}" for number, name in enumerate(sorted(names), 1)}
+def number_names(names: Iterable[str], are_patients: bool) -> dict[str, str]:
+    """`test patient 3` for the third name, of images `test image 3`."""
+    noun = "patient" if are_patients else "image"
+    return {name: f"test {noun} {number}" for number, name in enumerate(sorted(names), 1)}
 
 
 def titles_of(label: str, outputs: Mapping[str, str]) -> dict[str, str]:
