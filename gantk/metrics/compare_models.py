@@ -285,8 +285,13 @@ class ComparedModels:
         for doubt in self.doubts:
             say(with_label("warning", f"{self.name}: {doubt}"))
         if self.left_out:
-            who = f"{count_noun(self.left_out, self.owner)} of training and validation"
-            what = f"{who} of {self.name}, by names or files: {join_first(self.left_out)}"
+            who = (
+                f"{count_noun(self.left_out, self.owner)} of training and validation of {self.name}"
+            )
+            beside = (
+                ", or which it left out as next to held-out ones" if self.owner == "image" else ""
+            )
+            what = f"{who}{beside}, by names or files: {join_first(self.left_out)}"
             say(with_label("left out", what))
 
     def translate(self, pairs: Sequence[Pair], to: str, frame: Frame) -> Translations:

@@ -215,6 +215,41 @@ def test_no_ceiling_is_measured_on_the_scored_images_themselves(kind, run, packe
     assert ("real_split" in scores["baselines"]) == (kind == "run")
 
 
+def test_slices_next_to_trained_ones_are_left_out(tmp_path, gantk):
+    """Of a run on slices of one head; their patients are not known."""
+    from tiny import TINY
+
+    from gantk import run as run_recipe
+
+    rows = ["path,domain,pair"]
+    for domain in ("T1", "T2"):
+        (tmp_path / "data" / domain).mkdir(parents=True)
+        for n in range(30):
+            blocks = np.random.default_rng(n).integers(0, 250, (8, 8))
+            file = f"data/{domain}/{n:02}.png"
+            PIL.Image.fromarray(np.kron(blocks, np.ones((4, 4))).astype(np.uint8)).save(
+                tmp_path / file
+            )
+            rows.append(f"{file},{domain},z{n}")
+    (tmp_path / "pairs.csv").write_text("\n".join(rows))
+    settings = ["train.steps=1", "data.split.by='block'", "data.split.gap=2"]
+    out = tmp_path / "run"
+    run_recipe(TINY, data=tmp_path / "data", out=out, set=settings, device="cpu", say=print)
+    split = read_json(out / "split.json")["splits"]
+    assert split["left_out"]
+    tested = [int(x["key"][-6:-4]) for x in split["test"]]
+    both = sorted({n for n in tested if tested.count(n) == 2})
+
+    figures = tmp_path / "figures"
+    words = ("eval", out, "--data", tmp_path / "pairs.csv", "--figures", figures, "--device", "cpu")
+    said = " ".join(gantk(*words).ok().out.split())
+    names = pandas.read_csv(figures / "names.csv").set_index("in figures").name
+    assert [int(name[-6:-4]) for name in names] == both
+    assert names.index[0] == "test image 1"
+    assert "test image 1 (" in (figures / "T1_to_T2.txt").read_text()
+    assert "or which it left out" in said
+
+
 def mean_of_files(folder, data, models):
     """What `compare` says of the translation of each patient by its model."""
     for patient, model in models.items():
