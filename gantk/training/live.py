@@ -43,7 +43,6 @@ class TrainingWork(Work):
         self.write_error: OSError | None = None
         self._score = ""
         self._speed = ""
-        self._scores: Mapping[str, float] = {}  # of the last validation, by direction
         self._validated = -1.0  # the step of the last validation
 
     def __enter__(self) -> TrainingWork:
@@ -76,30 +75,20 @@ class TrainingWork(Work):
         self._speed = f"{images_per_s:.1f} images/s"
 
     def add_validation(self, validation: Mapping[str, Mapping[str, float]]) -> None:
-        """Show validation scores (direction -> metric -> value) now: the first metric, with its
-        change since the validation before.
-        """
+        """Show validation scores (direction -> metric -> value) now: the first metric."""
         scored = {direction: scores for direction, scores in validation.items() if scores}
         if not scored:
             return
         metric = next(iter(next(iter(scored.values()))))
-        values = {key: scores[metric] for key, scores in scored.items() if metric in scores}
         texts = [
-            f"{title_of(key, self.domains)} {self._with_change(key, value)}"
-            for key, value in values.items()
+            f"{title_of(key, self.domains)} {Score(value=scores[metric]).text()}"
+            for key, scores in scored.items()
+            if metric in scores
         ]
         name = short_metric_name(metric)
         self._score = f"validation {name} at step {self.done:g}: {', '.join(texts)}"
-        self._scores = values
         self._validated = self.done
         self.show(now=True)
-
-    def _with_change(self, direction: str, value: float) -> str:
-        """`24.51 (+0.32)`: a score and its change since the last validation."""
-        text = Score(value=value).text()
-        if direction not in self._scores:
-            return text
-        return f"{text} ({value - self._scores[direction]:+.2g})"
 
     def write(self, *lines: str) -> None:
         """Say lines; one that cannot be written is the last, and ends the training."""

@@ -174,7 +174,7 @@ class Training:
         with view, closing(self.parts.batches), ExitStack() as ending:
             for images in self.parts.batches.sets.values():
                 ending.callback(images.free_memory)  # the scores that follow need room for others
-            self._begin(view)
+            self._begin()
             self._clock_start = time.perf_counter()
             for stage, batch, losses in self.engine.fit(self._read):
                 view.advance(self.engine.step)
@@ -185,20 +185,20 @@ class Training:
                     with self._clock_stopped():
                         self.used.first_step_s = self.used.first_step_s or since_start()
                         if log:
-                            self._log(view, stage, batch, losses)
+                            self._log(stage, batch, losses)
                         if samples:
-                            self._samples(view)
+                            self._samples()
                         if save:
-                            self._save(view)
+                            self._save()
                         if self.runtime.main:
-                            self._renew_report(view)
+                            self._renew_report()
 
                 yield Step(self.engine.step, stage.name, losses, batch)
                 if self._stopping(bool(self._stops or view.write_error)):
                     self.was_stopped = True
                     if not save:
                         with self._clock_stopped():
-                            self._save(view)
+                            self._save()
                     return
 
     def _read(self, step: int, stage: Stage) -> Batch:
@@ -231,7 +231,7 @@ class Training:
     def save(self) -> Path:
         """Write a checkpoint, and return its folder; `gantk.load` opens it."""
         if self.engine.step not in self.run.steps:
-            self._save(self._view)
+            self._save()
         return self.run.latest()
 
     @as_guest
@@ -260,13 +260,13 @@ class Training:
                 self.choice.add(line.step, score)
         self._keep_best()
 
-    def _begin(self, view: TrainingWork) -> None:
+    def _begin(self) -> None:
         """Show and save what there is before the first step of this process."""
-        view.advance(self.engine.step)
+        self._view.advance(self.engine.step)
         if self.engine.step == 0:
-            self._samples(view)
+            self._samples()
         if self.engine.steps == 0:  # untrained weights are saved too, to compare with
-            self._save(view)
+            self._save()
 
     def _interrupt(self) -> NoReturn:
         """End a training that was saved before its last step: raises Interrupted, or the error of
@@ -296,7 +296,7 @@ class Training:
         is_log_point = self.engine.step % self.table.log_every == 0
         return is_log_point and any(self.runtime.gather(stopped))
 
-    def _log(self, view: TrainingWork, stage: Stage, batch: Batch, losses: Losses) -> None:
+    def _log(self, stage: Stage, batch: Batch, losses: Losses) -> None:
         self._check_finite()
         step = self.engine.step
         elapsed = self._interval_seconds
@@ -325,21 +325,21 @@ class Training:
         for note in self.engine.notes[self._notes_logged :]:
             if note not in self._known:  # logged before a resume
                 self.run.add_to_log(LogLine(step=step, note=note))
-            view.write(note)
+            self._view.write(note)
 
         self._notes_logged = len(self.engine.notes)
-        view.add_speed(speed)
+        self._view.add_speed(speed)
         self.hooks.gantk_step_logged(
             run=self.run.path, stage=stage.name, step=step, logs=line.dump(), batch=batch
         )
 
-    def _samples(self, view: TrainingWork) -> None:
+    def _samples(self) -> None:
         """Write pictures of held-out images; log alarms, and scores if the truth is known."""
         if self.runtime.main:
-            self._write_and_judge_samples(self.engine.step, view)
+            self._write_and_judge_samples(self.engine.step)
         self.runtime.wait()  # else the other ranks' next reduction may time out
 
-    def _write_and_judge_samples(self, step: int, view: TrainingWork) -> None:
+    def _write_and_judge_samples(self, step: int) -> None:
         with Work("writing samples"):
             with inference_weights(self.parts.method, self.engine):
                 samples = self.validation.samples(self.sample_batch)
@@ -348,11 +348,11 @@ class Training:
         if samples.reconstructions:
             errors = self._cycle_errors(samples.reconstructions)
             self.run.add_to_log(LogLine(step=step, cycle=errors))
-        self._validate(view)
+        self._validate()
         domains = self.parts.model.data.domains
         for name, message in alarms(samples.outputs, self.sample_batch, domains) if step else []:
             self.run.add_to_log(LogLine(step=step, alarm=name, message=message))
-            view.write(f"alarm: {message}")
+            self._view.write(f"alarm: {message}")
 
     def _cycle_errors(self, reconstructions: dict[str, Tensor]) -> dict[str, float | None]:
         """The mean absolute difference between the sample images and their reconstructions, by
@@ -387,7 +387,7 @@ class Training:
         for number, image in enumerate(images.float().cpu().numpy()):
             self.run.write_picture(group, f"{direction}-{number}", image, low, high)
 
-    def _save(self, view: TrainingWork) -> None:
+    def _save(self) -> None:
         self._check_finite()
         buffers = None
         if self.runtime.world > 1:
@@ -396,7 +396,7 @@ class Training:
         if self.runtime.main:
             step = self.engine.step
             if self._regular(step):  # a save at an interruption is not scored
-                self.choice.add(step, self.validation.checkpoint_score(self._validate(view)))
+                self.choice.add(step, self.validation.checkpoint_score(self._validate()))
             with Work("saving a checkpoint"):
                 save_checkpoint(self.run, self.parts, buffers)
             used = self.used
@@ -409,7 +409,7 @@ class Training:
 
         self.runtime.wait()
 
-    def _validate(self, view: TrainingWork) -> dict[str, dict[str, float]]:
+    def _validate(self) -> dict[str, dict[str, float]]:
         """The scores at this step, which are computed, shown and logged once."""
         step = self.engine.step
         if self._validated != step:
@@ -419,7 +419,7 @@ class Training:
             if self._scores:
                 line = LogLine.model_validate({"step": step, "validation": self._scores})
                 self.run.add_to_log(line)
-                view.add_validation(self._scores)
+                self._view.add_validation(self._scores)
         return self._scores
 
     def _is_due(self, step: int, every: int) -> bool:
@@ -430,7 +430,7 @@ class Training:
         """Whether a training without interruptions saves at this step."""
         return self._is_due(step, self.table.save_every)
 
-    def _renew_report(self, view: TrainingWork) -> None:
+    def _renew_report(self) -> None:
         """Rewrite report.html, which reloads itself, unless that would take more than
         `REPORT_SHARE` of the time.
         """
@@ -445,7 +445,7 @@ class Training:
                 write_report(self.run.path, renewed_after=since)
         except Exception as error:  # an error in the report must not end a training
             reason = machine_failure(error) or one_line(error)
-            view.write(f"warning  report.html could not be updated: {reason}")
+            self._view.write(f"warning  report.html could not be updated: {reason}")
 
         self._reported = time.perf_counter()
         self._report_cost = self._reported - began

@@ -6,9 +6,8 @@ Activations are not counted: `gantk run --try` measures them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from math import prod
 
 import torch
@@ -77,40 +76,10 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or memory_ended(error)
 
 
-@dataclass(frozen=True)
-class Cost:
-    """A lower bound of a training's memory in bytes.
-
-    weights: millions of parameters. state: parameters, gradients and the optimizer's moments, if
-    any. kept: image pools and other buffers. images: one step's batch, and outputs of the same size.
-    """
-
-    weights: float
-    state: int
-    kept: int
-    images: int
-
-    @property
-    def gib(self) -> float:
-        """The sum in GiB."""
-        return (self.state + self.kept + self.images) / GIB
-
-    def __str__(self) -> str:
-        parts = {
-            f"{self.weights:,.1f} M weights with gradients and moments": self.state,
-            "image pools": self.kept,
-            "the images of a step": self.images,
-        }
-        return ", ".join(
-            f"{size / GIB:,.2f} GiB for {name}"
-            for name, size in parts.items()
-            if size > 0.005 * GIB
-        )
-
-
-def cost_of(model: CheckedRecipe) -> Cost:
-    """The lower bound of a recipe's training; without weights if its method cannot be built this
-    way.
+def least_memory(model: CheckedRecipe) -> dict[str, float]:
+    """GiB that a recipe's training needs at least, by what they are for: parameters, gradients and the
+    optimizer's moments, if any; image pools and other buffers; one step's batch, and outputs of the
+    same size. Without weights if the method cannot be built from tensors without storage.
     """
     data = model.data
     train = model.train
@@ -120,28 +89,37 @@ def cost_of(model: CheckedRecipe) -> Cost:
         x: (1 + d.count("+")) * (2 * data.neighbours + 1)
         for x, d in zip(letters, data.domains, strict=True)
     }
-    weights = buffers = 0
+    weights = 0
+    buffers = 0
     with suppress(Exception), torch.device("meta"):  # the training itself reports the error
         method = model.method(Geometry(data.dims, size, channels, ("", " ") if data.labels else ()))
-        weights, buffers = (
-            sum(each.nbytes for each in some) for some in (method.parameters(), method.buffers())
-        )
+        weights = sum(each.nbytes for each in method.parameters())
+        buffers = sum(each.nbytes for each in method.buffers())
 
-    moments = 2 * weights if "betas" in train.optimizer.options else 0
-    images = 8 * train.batch * prod(size) * sum(channels.values())
-    return Cost(weights / 4e6, 2 * weights + moments, buffers, images)
+    copies = 4 if "betas" in train.optimizer.options else 2
+    return {
+        f"{weights / 4e6:,.1f} M weights with gradients and moments": copies * weights / GIB,
+        "image pools": buffers / GIB,
+        "the images of a step": 8 * train.batch * prod(size) * sum(channels.values()) / GIB,
+    }
+
+
+def in_gib(memory: Mapping[str, float]) -> str:
+    """Memory by what it is for, in words."""
+    return ", ".join(f"{gib:,.2f} GiB for {what}" for what, gib in memory.items() if gib > 0.005)
 
 
 def require_memory(model: CheckedRecipe, runtime: Runtime) -> None:
     """Raise UserError, with figures, for a training that does not fit into the free memory of its
     device.
     """
-    cost = cost_of(model)
+    least = least_memory(model)
+    needed = sum(least.values())
     free = free_memory(runtime.device)
-    if free is not None and cost.gib > free:
+    if free is not None and needed > free:
         raise UserError(
-            f"this training needs at least {cost.gib:,.1f} GiB, but only {free:.1f} GiB are"
-            f" available: {cost}",
+            f"this training needs at least {needed:,.1f} GiB, but only {free:.1f} GiB are"
+            f" available: {in_gib(least)}",
             where="method, data, train",
             remedy="lower the width or depth of the networks, method.pool, data.size or"
             " train.batch, or set data.patch",

@@ -28,7 +28,7 @@ from gantk.recipe.tables import CheckedRecipe
 from gantk.terminal import duration
 from gantk.training.assemble import assemble, prepare_batches
 from gantk.training.begin import try_outputs
-from gantk.training.memory import cost_of, is_out_of_memory, lighter
+from gantk.training.memory import in_gib, is_out_of_memory, least_memory, lighter
 
 STEPS_PER_STAGE = 4  # steps of each stage; the first one, which loads and compiles, is not timed
 MAX_STAGE_S = 15  # seconds of a stage after which two steps are enough
@@ -112,10 +112,11 @@ def predict(
     _, model = checked_recipe(recipe, data, set, profile)
     runtime = start(device, model.train.precision, model.train.fast.channels_last)
     free = free_memory(runtime.device)
-    cost = cost_of(model)
+    least = least_memory(model)
+    counted = in_gib(least)
     name = str(runtime.device)
-    too_large = Trial(False, name, free, lighter=tuple(lighter(model, name)), counted=str(cost))
-    if free is not None and cost.gib > free:
+    too_large = Trial(False, name, free, lighter=tuple(lighter(model, name)), counted=counted)
+    if free is not None and sum(least.values()) > free:
         return too_large
 
     try:
@@ -134,7 +135,7 @@ def predict(
         step_s=step_s,
         hours=seconds / 3600,
         images_per_s=model.train.batch / step_s,
-        counted=str(cost),
+        counted=counted,
     )
 
 

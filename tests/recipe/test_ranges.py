@@ -116,7 +116,7 @@ def test_impossible_memory_is_refused_with_figures(settings, words, monkeypatch)
 def test_what_is_counted_is_what_is_built():
     from gantk.machine.runtime import start
     from gantk.runs.trained import build_method
-    from gantk.training.memory import cost_of
+    from gantk.training.memory import least_memory
 
     for name in sorted(
         set(all_recipes()) & {"dualgan_t1t2", "dcgan_phantom", "progan_phantom", "cyclegan_25d"}
@@ -125,6 +125,7 @@ def test_what_is_counted_is_what_is_built():
         count = 2 * model.data.neighbours + 1
         channels = dict.fromkeys(("a", "b", "image"), count)
         built = build_method(model, channels, ("x", "y"), (-1.0, 1.0), start("cpu", "fp32"))
-        cost = cost_of(model)
-        assert cost.weights == sum(weight.numel() for weight in built.parameters()) / 1e6
-        assert cost.kept == sum(buffer.nbytes for buffer in built.buffers())
+        least = least_memory(model)
+        millions = sum(weight.numel() for weight in built.parameters()) / 1e6
+        assert next(iter(least)).startswith(f"{millions:,.1f} M weights")
+        assert least["image pools"] == sum(buffer.nbytes for buffer in built.buffers()) / 2**30

@@ -286,13 +286,13 @@ def dry_check(question: dict) -> None:
     from gantk.method import check_networks
     from gantk.plugin.loader import load
     from gantk.runs.trained import build_method
-    from gantk.training.memory import cost_of
+    from gantk.training.memory import least_memory
 
     model = checked_recipe(question["path"], None, [], question["profile"])[1]
     resolved(model)
     load().hook.gantk_before_training(model=model)
     source_and_records(model.data, model.method.target)
-    if cost_of(model).gib < 1:  # what is larger has been counted
+    if sum(least_memory(model).values()) < 1:  # what is larger has been counted
         count = 2 * model.data.neighbours + 1
         channels = {"image": count, **dict.fromkeys("ab", count)}
         method = build_method(model, channels, ("x", "y"), (-1.0, 1.0), start("cpu", "fp32"))
