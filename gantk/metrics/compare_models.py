@@ -200,7 +200,9 @@ def compare_models(
         system.tell(say)
     pairs = _tested_pairs(systems, all_pairs, data, say)
 
-    scored = [_score_direction(systems, pairs, *each, parts) for each in directions.items()]
+    scored = [
+        _score_direction(systems, pairs, *each, parts, all_pairs) for each in directions.items()
+    ]
     table = pd.concat([one.table for one in scored], ignore_index=True)
     warnings = [*dict.fromkeys(line for one in scored for line in one.warnings)]
     results = {}
@@ -353,21 +355,23 @@ def _unchanged_input(pairs: Sequence[Pair], to: str, _: Frame) -> Translations:
         yield pair, _on_grid(pair, OTHER[to], to)
 
 
-def _mapped_input(pairs: Sequence[Pair], to: str, _: Frame) -> Translations:
+def _mapped_input(pairs: Sequence[Pair], to: str, _: Frame, known: Sequence[Pair]) -> Translations:
     """Yield the source of each pair by the best intensity map of images on their own scales, fitted to
-    the pairs of other patients, or of one patient to other pairs.
+    the `known` pairs of other patients, also of those whom a model was trained on; or of one patient
+    to other pairs.
     """
-    is_one = len({_patient(pair) for pair in pairs}) == 1
-    owners = [pair["a"].key if is_one else _patient(pair) for pair in pairs]
+    is_one = len({*map(_patient, known)}) == 1
     scaled = partial(_on_own_scale, to=to)
 
+    def owner_of(pair: Pair) -> str:
+        return pair["a"].key if is_one else _patient(pair)
+
     maps = {}
-    for owner in {*owners}:
-        others = [pair for pair, own in zip(pairs, owners, strict=True) if own != owner]
-        chosen = spread(others, MAX_BASELINE_IMAGES)
+    for owner in {*map(owner_of, pairs)}:
+        chosen = spread([pair for pair in known if owner_of(pair) != owner], MAX_BASELINE_IMAGES)
         maps[owner] = IntensityMap((scaled(pair, OTHER[to]), scaled(pair, to)) for pair in chosen)
-    for pair, owner in zip(pairs, owners, strict=True):
-        pixels = maps[owner](scaled(pair, OTHER[to])[None])[0].numpy()
+    for pair in pairs:
+        pixels = maps[owner_of(pair)](scaled(pair, OTHER[to])[None])[0].numpy()
         yield pair, replace(image_of(pair[to]), pixels=pixels)
 
 
@@ -388,8 +392,11 @@ def _score_direction(
     to: str,
     frame: Frame,
     parts: Sequence[Any],
+    known: Sequence[Pair],
 ) -> ScoredDirection:
-    """Score the images of domain `to` that systems and baselines make of the sources of pairs."""
+    """Score the images of domain `to` that systems and baselines make of the sources of pairs; `known`
+    pairs are also of patients who are not tested.
+    """
     first = systems[0].models[0]
     title = f"{frame.source} -> {frame.target}"
     truths = [pair[to] for pair in pairs]
@@ -398,8 +405,8 @@ def _score_direction(
     scorer = FileScorer(map(image_of, truths), parts, first.runtime.device, unit, regions)
     makers: dict[str, Maker] = {system.name: system.translate for system in systems}
     makers[INPUT] = _unchanged_input
-    if len(pairs) > 1 and all(len(mapping.lines) == 1 for mapping in first.intensity.values()):
-        makers[MAP] = _mapped_input
+    if len(known) > 1 and all(len(mapping.lines) == 1 for mapping in first.intensity.values()):
+        makers[MAP] = partial(_mapped_input, known=known)
 
     shown = spread_over_owners(pairs, [*map(_patient, pairs)], MAX_SHOWN_IMAGES)
     pictures: dict[str, dict[str, np.ndarray]] = {pair["a"].key: {} for pair in shown}

@@ -492,6 +492,16 @@ def test_comparison_fits_a_map_to_other_patients(run, packed, tmp_path):
     assert f"{run.name}: On 3 unseen patients, T1 -> T2" in text
     assert "not better than a simple intensity map" in text
 
+    for patient in ("p21", "p22"):
+        shutil.rmtree(data / patient)
+    seen = read_json(run / "split.json")["splits"]["train"][0]["subject"]
+    shutil.copytree(run.parent / "own" / seen, data / seen)
+    values = read(data / seen / "T1.nii").pixels[0].T
+    volume(data / seen / "T2.nii", values=np.float32(np.exp(-4 * values)))
+    alone = gantk.compare_models([run], data, metrics=["psnr"], to="T2", device="cpu")
+    mapped = alone.results[run.name].baselines[MAP]["T1 -> T2"]["psnr"]
+    assert mapped.n == 1 and mapped.value > 30, "fitted to whom the model was trained on"
+
 
 def test_hounsfield_units_are_compared_as_they_are(run, tmp_path):
     kinds = ("T1", "CT")
