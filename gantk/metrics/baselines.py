@@ -40,25 +40,26 @@ class HistogramMatching:
         self.levels = np.linspace(0, 1, QUANTILES)
         # The same number of quantiles from each image, whatever its size: each image has the same
         # weight.
-        ordered = (np.sort(flat(image), axis=1) for image in target)
         pools = [
-            each[:, np.linspace(0, each.shape[1] - 1, QUANTILES).round().astype(int)]
-            for each in ordered
+            np.quantile(flat(image), self.levels, axis=1, method="nearest") for image in target
         ]
         # (QUANTILES, C)
-        self.quantiles = np.quantile(np.concatenate(pools, axis=1), self.levels, axis=1)
+        self.quantiles = np.quantile(np.concatenate(pools), self.levels, axis=0)
 
     def __call__(self, source: Tensor) -> Tensor:
-        images = identity(source, self.quantiles.shape[1]).detach().float().cpu().numpy()
-        matched = np.empty_like(images)
-        for n, c in np.ndindex(*images.shape[:2]):
-            _, inverse, counts = np.unique(images[n, c], return_inverse=True, return_counts=True)
-            middle = (np.cumsum(counts) - counts / 2) / images[n, c].size
-            matched[n, c] = np.interp(middle, self.levels, self.quantiles[:, c])[inverse].reshape(
-                images.shape[2:]
-            )
+        from scipy.stats import rankdata  # slow import
 
-        return torch.from_numpy(matched).to(source.device)
+        images = identity(source, self.quantiles.shape[1]).detach().float().cpu().numpy()
+        ranks = rankdata(
+            images.reshape(*images.shape[:2], -1), axis=2
+        )  # the mean one of equal pixels
+        middles = (ranks - 0.5) / ranks.shape[2]
+        channels = [
+            np.interp(middles[:, c], self.levels, quantiles)
+            for c, quantiles in enumerate(self.quantiles.T)
+        ]
+        matched = np.stack(channels, 1).reshape(images.shape)
+        return torch.from_numpy(matched.astype(np.float32)).to(source.device)
 
 
 class IntensityMap:

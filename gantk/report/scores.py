@@ -134,8 +134,7 @@ def summary_latex(summary: pd.DataFrame, caution: str) -> str:
             texts[head] = ["" if score is None else _cell(score, first) for score in scores]
             for sample in {score.sample() for score in scores if score}:
                 samples[sample].append(metric_name(metric))
-        of_all = len(samples) == 1
-        counts = (n if of_all else f"{join_words(of)} {n}" for n, of in samples.items() if n)
+        counts = (f"{join_words(of)} {n}" for n, of in samples.items() if n)
         about = "; ".join([BRACKETS, *counts])
         title = f"{direction}, {section}".replace(ARROW, " -> ")
         latex = texts.to_latex(escape=True, column_format="l" + "r" * grid.shape[1])

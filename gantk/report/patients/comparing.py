@@ -57,7 +57,7 @@ from gantk.report.scores import (
 )
 from gantk.report.words import ARROW
 from gantk.runs.folder import flat
-from gantk.runs.results import NO_VALUE, ScoresByMetric
+from gantk.runs.results import NO_VALUE, Results, ScoresByMetric
 from gantk.terminal import TextTable, warn
 
 OTHER_IMAGES = (
@@ -126,10 +126,9 @@ def write_report(
         if figures is not None:
             (record,) = named.values()
             images = {found.label: found.cases for found in shown_patients(record)}
-            summary = summarise_systems({"model": record.results})
-            tests = verdict_tests(record.results)
-            of_runs = _about_runs(named, [*named], "", tests)
-            _write_figures(figures, [*named], summary, images, of_runs, rows, overwrite, say)
+            of_runs = _about_runs(named, [*named], "")
+            results = {"model": record.results}
+            _write_figures(figures, [*named], results, images, of_runs, rows, overwrite, say)
         return write_one(runs[0])
 
     path = Path(expect_file(out or "comparison.html", "--out", overwrite=overwrite))
@@ -146,17 +145,14 @@ def write_report(
             say(with_label("runs", f"{system.name}: {', '.join(system.folders)}"))
     if caution:
         say(with_label("note", caution))
-    summary = summarise_systems({one.name: one.results for one in systems})
+    results = {one.name: one.results for one in systems}
+    summary = summarise_systems(results)
     if of_sets and not reason:
-        say(_side_by_side(summary, [system.name for system in systems]))
+        say(_side_by_side(summary, [*results]))
     common = _common_images(systems)
     if figures is not None:
-        names = [system.name for system in systems]
-        tests = [*compared.tests]
-        for system in systems:
-            tests += verdict_tests(system.results, system.name)
-        of_runs = _about_runs(named, names, reason, tests)
-        _write_figures(figures, names, summary, common, of_runs, rows, overwrite, say)
+        of_runs = _about_runs(named, [*results], reason, compared.tests)
+        _write_figures(figures, [*results], results, common, of_runs, rows, overwrite, say)
     page = render(
         "compare.html.j2",
         scripts=(),
@@ -204,11 +200,14 @@ class AboutFigures:
     choice: str  # how their images were chosen, and their sides, in sentences
     caution: str  # beside all scores
     losses: Mapping[str, str] = field(default_factory=dict)  # of runs, as SVG
-    tests: Sequence[SystemTest] = ()  # of systems, and of these with baselines
+    tests: Sequence[SystemTest] = ()  # of systems
 
 
 def _about_runs(
-    runs: Mapping[str, RunRecord], names: Sequence[str], reason: str, tests: Sequence[SystemTest]
+    runs: Mapping[str, RunRecord],
+    names: Sequence[str],
+    reason: str,
+    tests: Sequence[SystemTest] = (),
 ) -> AboutFigures:
     """`reason`: why the scores of these systems cannot be compared."""
     said = (line for run in runs.values() for line in run.consequences)
@@ -250,18 +249,14 @@ def write_model_figures(
             for image, shown in of_images.items()
         ]
     choice = "spread by name, each by the middle of its images."
-    tests = [*found.tests]
-    for name, results in found.results.items():
-        tests += verdict_tests(results, name)
-    about = AboutFigures(labels, choice, SCALE_OF_MODELS, tests=tests)
-    summary = summarise_systems(found.results)
-    _write_figures(folder, models, summary, images, about, MAX_SHOWN_IMAGES, overwrite, say)
+    about = AboutFigures(labels, choice, SCALE_OF_MODELS, tests=found.tests)
+    _write_figures(folder, models, found.results, images, about, MAX_SHOWN_IMAGES, overwrite, say)
 
 
 def _write_figures(
     folder: str | Path,
     names: Sequence[str],
-    summary: pd.DataFrame,
+    results: Mapping[str, Results],
     images: Mapping[str, Sequence[ShownImage]],
     about: AboutFigures,
     rows: int,
@@ -273,11 +268,15 @@ def _write_figures(
     scores nor images.
     """
     contents = {}
+    summary = summarise_systems(results)
     if not summary.empty:
         contents["scores.csv"] = summary_csv(summary, about.caution).encode()
         contents["scores.tex"] = summary_latex(summary, about.caution).encode()
-    if about.tests:
-        found = differences(about.tests, summary)
+    tests = [*about.tests]
+    for name, own in results.items():
+        tests += verdict_tests(own, name)
+    if tests:
+        found = differences(tests, summary)
         csv = found.drop(columns="text").to_csv(index=False, lineterminator="\n")
         contents["differences.csv"] = csv.encode()
         contents["differences.tex"] = differences_latex(found).encode()
@@ -393,8 +392,9 @@ def _common_images(systems: Sequence[System]) -> dict[str, list[ShownImage]]:
             label = same[0]
             titles = titles_of(label, {f"output {name}": name for name in names})
             shown = {kind: pixels for kind, pixels in drawn[0].items() if kind != "output"}
-            for name, each in zip(names, drawn, strict=True):
-                shown[f"output {name}"] = each["output"]
+            shown |= {
+                f"output {name}": each["output"] for name, each in zip(names, drawn, strict=True)
+            }
             stored = by_system[0][same][1]
             image = ShownImage(labels[stored.patient], shown, titles, stored.units[1], stored)
             common.setdefault(label, []).append(image)

@@ -167,8 +167,9 @@ def _direction(
         owner = owners(lines.drop_duplicates("image")).to_numpy()
         by_patient = of_images.groupby(owner, sort=False)
         patients = by_patient.mean().assign(images=by_patient.size(), label=pd.Series(labels))
-        rank = -patients[first] if of_first.higher_is_better is False else patients[first]
-        patients = patients.loc[rank.fillna(-np.inf).sort_values(kind="stable").index]
+        is_lower_better = of_first.higher_is_better is False
+        worst_first = {"ascending": not is_lower_better, "na_position": "first", "kind": "stable"}
+        patients = patients.sort_values(first, **worst_first)
     titles = titles_of(label, {"output": f"Generated {label.rpartition(ARROW)[2]}"})
     cases = []
     for stored in record.stored[key]:
