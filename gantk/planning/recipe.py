@@ -223,23 +223,24 @@ def _choose(
     def measure(size: Size) -> Any:
         return predict(_recipe(lines_of(size), settings), device=device)
 
+    began = time.perf_counter()
     measured = measure(smallest)
     if not measured.fits:
         what = f"training on these images does not fit into memory ({measured.counted})"
         remedy = " ".join(f"--set {each}" for each in next(iter(measured.lighter), ()))
         raise UserError(what, where="SCANS", remedy=remedy or None)
 
-    seconds = TIME_SHARE * 3600 * hours
+    # a run reads and matches the images too
+    seconds = TIME_SHARE * 3600 * hours - (time.perf_counter() - began)
     most_pixels = seconds / (3600 * measured.hours) * prod(smallest.sides)
     affordable = [each for each in sizes if prod(each.sides) <= most_pixels]
     chosen = max(affordable, key=sizes.index, default=smallest)
-    began = time.perf_counter()
-    again = measure(chosen)
-    seconds -= time.perf_counter() - began  # a run reads and matches the images too
-    if again.fits:
-        measured = again
-    else:
-        chosen = smallest
+    if chosen != smallest:
+        again = measure(chosen)
+        if again.fits:
+            measured = again
+        else:
+            chosen = smallest
 
     step_s = 3600 * measured.hours / usual
     in_time = seconds / step_s

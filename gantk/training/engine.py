@@ -75,8 +75,6 @@ class Engine:
             parameter.requires_grad_(False)
 
         keep_memory(table.fast.keep_memory, runtime.device.type)
-        if runtime.device.type == "cuda":
-            torch.backends.cudnn.benchmark = True
         self.notes: list[str] = []  # fallbacks to a slower step, with their reasons
         self.capture = self._capture(graph)  # called instead of `take`
         # (step, names, losses) since `check_finite`

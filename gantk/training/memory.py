@@ -19,31 +19,25 @@ from gantk.method import Geometry
 from gantk.recipe.tables import CheckedRecipe
 
 
-def lighter(model: CheckedRecipe, device: str) -> Iterator[tuple[str, ...]]:
-    """Yield sets of settings that lower the memory of a training and are not in force, the mildest
+def lighter(model: CheckedRecipe, device: str) -> Iterator[str]:
+    """Yield settings of which each lowers the memory of a training and is not in force, the mildest
     first.
     """
     train = model.train
     data = model.data
-    on_device: tuple[str, ...] = ()
+    if train.batch > 1 and train.microbatch != 1:
+        yield "train.microbatch=1"
     if device.startswith("cpu"):
-        on_device = ("train.fast.keep_memory=false",) if train.fast.keep_memory else ()
+        if train.fast.keep_memory:
+            yield "train.fast.keep_memory=false"
     elif train.fast.cuda_graph:  # a recorded step keeps memory of its own
-        on_device = ("train.fast.cuda_graph=false",)
-    microbatches = ("train.microbatch=1",) if train.batch > 1 and train.microbatch != 1 else ()
-    single = ("train.batch=1",) if train.batch > 1 else ()
-    for option in dict.fromkeys((microbatches, single)):
-        if settings := on_device + option:
-            yield settings
-
-    for halvings in (1, 2):
-        sides = [side >> halvings for side in data.patch or data.size]
-        if min(sides) >= 8:
-            yield (
-                *on_device,
-                *single,
-                f"data.{'patch' if data.patch else 'size'}={sides}".replace(" ", ""),
-            )
+        yield "train.fast.cuda_graph=false"
+    if train.batch > 1:
+        yield "train.batch=1"
+    sides = [side // 2 for side in data.patch or data.size]
+    if min(sides) >= 8:
+        key = "patch" if data.patch else "size"
+        yield f"data.{key}={sides}".replace(" ", "")
 
 
 @contextmanager
@@ -58,9 +52,7 @@ def memory_advice(model: CheckedRecipe, runtime: Runtime) -> Iterator[None]:
             raise
 
         first = one_line(error).rstrip(".")
-        remedies = list(
-            dict.fromkeys(each for way in lighter(model, runtime.device.type) for each in way)
-        )
+        remedies = list(lighter(model, runtime.device.type))
         remedies += [] if runtime.precision == "bf16" else ['train.precision="bf16"']
         what = (
             f"out of memory on {runtime.device}: {first}. These settings need less:"

@@ -115,7 +115,8 @@ def predict(
     least = least_memory(model)
     counted = in_gib(least)
     name = str(runtime.device)
-    too_large = Trial(False, name, free, lighter=tuple(lighter(model, name)), counted=counted)
+    less = tuple((setting,) for setting in lighter(model, name))
+    too_large = Trial(False, name, free, lighter=less, counted=counted)
     if free is not None and sum(least.values()) > free:
         return too_large
 
