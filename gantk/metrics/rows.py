@@ -160,8 +160,9 @@ def _difference(
 
 
 def main_rows(results: Results) -> list[Row]:
-    """The rows that a table shows first and the sentence speaks of: of the foreground only those whose
-    verdict is not that of the whole image, or that are worse by some dB, which black air adds to PSNR.
+    """The rows that a terminal shows and the sentence speaks of: of the foreground only scores whose
+    verdict is not that of the whole image in some direction, or that are worse by some dB, which black
+    air adds to PSNR.
     """
     rows = score_rows(results)
     tones = {(row.key, row.metric): row.tone for row in rows}
@@ -174,7 +175,8 @@ def main_rows(results: Results) -> list[Row]:
             return True
         return row.tone not in ("", tones.get((row.key, plain), row.tone))
 
-    return [row for row in rows if row.region != "foreground" or is_apart(row)]
+    apart = {row.metric for row in rows if is_apart(row)}
+    return [row for row in rows if row.region != "foreground" or row.metric in apart]
 
 
 def result_sentence(results: Results, *, unseen: bool = True) -> str:
@@ -299,12 +301,12 @@ def returned_rows(results: Results) -> list[Row]:
     return kept
 
 
-def result_tone(results: Results) -> Tone:
-    """The tone of `result_sentence`: the worst of what it says. To be better than noise, or as a set, is
-    not good.
+def result_tone(results: Results, *, first_alone: bool = False) -> Tone:
+    """The tone of `result_sentence`: the worst of what it says, or of what it says first. To be better
+    than noise, or as a set, is not good.
     """
     first, worse = _judged_rows(results)
-    rows = [*first, *worse]
+    rows = first if first_alone else [*first, *worse]
     tones: list[Tone] = [row.tone for row in rows]
     unsure = [row for row in rows if row.key in FROM_NOISE or _is_of_sets_alone(results, row.key)]
     tones += ["near" for row in unsure]

@@ -99,15 +99,19 @@ def _table(rows: Sequence[Row]) -> Iterator[str]:
     meanings = [*_meanings(rows)]
     names = dict.fromkeys(row.baseline_name for row in rows if row.tone)
     above = ""
+    samples = {row.direction: row.sample for row in reversed(rows)}  # of the first scores
     for row in rows:
         title = row.direction
+        if names and row.sample != samples[title]:
+            row.name += f", {row.sample.partition(' (')[0]}"
         row.direction = "" if title == above else title
         above = title
         if row.unit and row.unit != "dB":  # "0.13 of range 2"
             row.value = row.value.removesuffix(f" {row.unit}")
             row.baseline = row.baseline.removesuffix(f" {row.unit}")
             row.difference = row.difference.replace(f" {row.unit}", "")
-            row.name += f", {unit_words(row.unit)}"
+            row.name += "" if row.region else f", {unit_words(row.unit)}"
+        row.name = row.name.replace(" in the ", " in ")
         row.difference = f"{row.difference} {row.difference_interval}".rstrip()
         if names and not row.tone:
             row.value = f"{row.value} {row.interval}".rstrip()

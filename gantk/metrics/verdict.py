@@ -44,9 +44,13 @@ def verdict_words(verdict: Verdict, rival: str) -> str:
     words = f"ahead of {rival}, but this can be chance"
     if patients == 0:
         return words  # which the result says first
-    if patients is not None and patients < least_patients(comparisons):
+    # with so many patients this was the least p
+    agree = verdict.test is None or verdict.test.p <= 2.0 ** (1 - verdict.test.n)
+    needed = least_patients(comparisons if agree else 1)
+    if patients is not None and patients < needed:
         few = "1 patient is" if patients == 1 else f"{patients} patients are"
-        return f"{words}: {few} too few, at least {least_patients(comparisons)} are needed"
+        of = f" for {comparisons} comparisons" if needed > least_patients() else ""
+        return f"{words}: {few} too few, at least {needed} are needed{of}"
     return f"{words} (p = {p:.2g})" if p <= 1 else words
 
 

@@ -47,7 +47,7 @@ HEADS = {
 END = r"\end{tabular}"
 NOTE_ROW = r"\multicolumn{{{}}}{{p{{0.9\linewidth}}}}{{\footnotesize {}}} \\" + "\n"
 GAINS = "better by: mean over n patients [95 % interval]; p is corrected for all comparisons, of the first score for the directions"
-BRACKETS = "mean over patients, or of a whole set, [95 % interval], or patients [lowest, highest] of fewer than six"
+BRACKETS = "mean over patients, or of a whole set, [95 % interval], or (lowest to highest) of fewer than six"
 
 
 def summarise_systems(systems: Mapping[str, Results]) -> pd.DataFrame:

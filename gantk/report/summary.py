@@ -11,10 +11,10 @@ from gantk.errors import count_noun
 from gantk.metrics.names import short_metric_name
 from gantk.metrics.rows import (
     FROM_NOISE,
-    main_rows,
     pairs_sentence,
     result_sentence,
     result_tone,
+    score_rows,
 )
 from gantk.metrics.summary import remarks
 from gantk.report import words
@@ -29,13 +29,16 @@ MAX_FROM_NOISE = 6  # generated images, and as many real ones
 
 
 def summarise(run: RunRecord) -> dict[str, str]:
-    """The result in a sentence, its tone, and a sentence on baselines that need pairs."""
+    """The result in sentences, the tones of the first one and of all, and a sentence on baselines that
+    need pairs.
+    """
     sentence = result_sentence(run.results, unseen=not run.leak)
     if run.results.metrics and not sentence:
         sentence = "The scores have nothing to be compared with: no baseline was measured."
 
     return {
         "sentence": sentence.replace(" -> ", words.ARROW),
+        "first_tone": result_tone(run.results, first_alone=True),
         "tone": result_tone(run.results),
         "pairs": pairs_sentence(run.results),
     }
@@ -61,7 +64,7 @@ def score_tables(run: RunRecord) -> list[ScoreTable]:
     """
     tables = []
     system = system_of(run)
-    rows = main_rows(run.results)
+    rows = score_rows(run.results)
     metrics = run.results.metrics
     for key in sorted(metrics, key=lambda name: not name.endswith("_post")):
         scores = metrics[key]

@@ -151,14 +151,14 @@ class Score(Table):
 
     def interval(self, decimals: int | None = None) -> str:
         """The 95 % interval, such as `[23.81, 24.81]`; of too few patients for one the lowest and the
-        highest, as `patients [23.81, 24.81]`; "" where neither is known.
+        highest, as `(23.81 to 24.81)`; "" where neither is known.
         """
         places = self.decimals if decimals is None else decimals
         ends = self.ends or self.range
         if not ends:
             return ""
-        text = f"[{', '.join(number_text(end, places) for end in ends)}]"
-        return text if self.ends else f"patients {text}"
+        low, high = (number_text(end, places) for end in ends)
+        return f"[{low}, {high}]" if self.ends else f"({low} to {high})"
 
     def sample(self) -> str:
         """The size of the sample: `n = 8 (64 images)`, `64 images, patients unknown`; "" where it is

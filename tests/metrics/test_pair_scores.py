@@ -144,8 +144,8 @@ def test_intervals_cover_the_true_mean_as_stated(count):
     [
         (["", ""], ""),
         (["p", "p"], ""),
-        (["p", "p", "q"], "patients [0.500, 2.000]"),
-        ([*"ppqrst"], "patients [0.500, 5.000]"),
+        (["p", "p", "q"], "(0.500 to 2.000)"),
+        ([*"ppqrst"], "(0.500 to 5.000)"),
         ([*"pqrstu"], "[0.667, 4.167]"),
         ([*"pqrstu", ""], ""),
     ],

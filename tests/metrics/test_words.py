@@ -100,7 +100,7 @@ def decided(n: int, **test) -> Verdict:
         (decided(6), "better than a rule"),
         (
             decided(6, holm=0.06, of=2),
-            "ahead of a rule, but this can be chance: 6 patients are too few, at least 7 are needed",
+            "ahead of a rule, but this can be chance: 6 patients are too few, at least 7 are needed for 2 comparisons",
         ),
         (decided(8, holm=0.06, of=2), f"{BY_CHANCE} (p = 0.06)"),
         (decided(8, holm=0.3, of=10, primary_p=0.094, primary_of=2), f"{BY_CHANCE} (p = 0.094)"),
@@ -244,7 +244,7 @@ OF_FEW = ", but this can be chance: 5 patients are too few, at least 6 are neede
             WON,
             LOST,
             "PSNR 1.73 dB worse).",
-            ["PSNR", "SSIM", "SSIM in the foreground"],
+            ["PSNR", "SSIM", "SSIM in foreground"],
         ),
         (WON, FEW, FEW, "histogram matching (PSNR 1.00 dB better).", ["PSNR", "SSIM"]),
         (FEW, WON, WON, f"{FEWER}PSNR 1.00 dB better){OF_FEW}", ["PSNR", "SSIM"]),
@@ -254,7 +254,7 @@ OF_FEW = ", but this can be chance: 5 patients are too few, at least 6 are neede
             WON,
             "histogram matching (PSNR 1.00 dB better). By SSIM, T1 -> T2 is not better than a simple"
             " intensity map (1.73 dB worse, but better in the foreground).",
-            ["PSNR", "SSIM", "SSIM in the foreground"],
+            ["PSNR", "SSIM", "SSIM in foreground"],
         ),
     ],
 )
@@ -287,7 +287,7 @@ def test_psnr_that_air_raises_stands_above_the_foregrounds(foreground, is_shown)
         scores["psnr_foreground"] = scores["psnr"].model_copy(update={"value": foreground})
     (table,) = [line for line in summary_lines(found) if isinstance(line, TextTable)]
 
-    rows = ["PSNR", "PSNR in the foreground"][: 1 + is_shown]
+    rows = ["PSNR", "PSNR in foreground"][: 1 + is_shown]
     assert [cells[1] for cells in table.rows] == 2 * rows
     assert not is_shown or f"{foreground:.2f} dB" in table.rows[1]
     assert "PSNR 1.00 dB better" in result_sentence(found)
