@@ -560,6 +560,8 @@ def source_and_records(
             if name not in allowed:
                 what = f"there is no patient '{name}'"
                 raise UserError(what, where="data.leave_out", allowed=sorted(allowed))
+        for each in file_sources(source):
+            each.describe_without(gone)
     return source, [record for record in records if record.subject not in gone]
 
 

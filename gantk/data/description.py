@@ -15,6 +15,7 @@ UNPAIRED_USES_HALF = (
     "an unpaired method trains on one contrast of each known patient, so on about half of the images that"
     " a paired one has, unless data.unpair = false and data.same_patient = true"
 )
+NO_COMPARISON = f"this is no comparison of methods: {UNPAIRED_USES_HALF}"
 
 
 def describe(data: Data) -> list[str]:
@@ -67,6 +68,12 @@ def few_patients(study: Study) -> str:
         f"the training sees {' and '.join(few)} of fewer than {MIN_TRAINING_PATIENTS} patients, too"
         f" few to learn what others look like: {UNPAIRED_USES_HALF}"
     )
+
+
+def patients_of_training(study: Study) -> str:
+    """How many known patients give each domain's training images: `CT of 2 and MR of 1`."""
+    patients = Counter(letter for letter, _ in {(r.domain, r.subject) for r in study.training})
+    return " and ".join(f"{name} of {patients[letter]}" for letter, name in study.names.items())
 
 
 def is_halved(study: Study) -> bool:

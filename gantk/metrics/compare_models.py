@@ -21,7 +21,7 @@ from torch import Tensor
 from gantk.catalog.contrasts import contrast_names
 from gantk.data.check.pairs import measure_pairs, pairs_that_do_not_fit
 from gantk.data.dataset import layouts_in_words, source_and_records
-from gantk.data.description import UNPAIRED_USES_HALF
+from gantk.data.description import NO_COMPARISON
 from gantk.data.intensity import AIR_SHARE
 from gantk.data.preparation import Pair, Record, patients_of
 from gantk.data.recipe_data import with_test_data, without_training
@@ -194,7 +194,7 @@ def compare_models(
         remedy = OF_FILES if are_packed else OF_SETS
         raise UserError(f"'{data}' has no registered pairs", where="--data", remedy=remedy)
     if len({model.method.paired for model in loaded.values() if model.run}) > 1:
-        say(with_label("note", UNPAIRED_USES_HALF))
+        say(with_label("note", NO_COMPARISON))
     systems = _systems_of(loaded, all_pairs)
     for system in systems:
         system.tell(say)

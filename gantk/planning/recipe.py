@@ -433,7 +433,11 @@ def _text(seen: Scans, lines: Lines, hours: float) -> str:
             out += ["", f"[{table}]"]
         for name in keys:
             value, why = lines[name]
-            out += _key_lines(name, value, "see above" if name in TOLD_KEYS else why)
+            if name in TOLD_KEYS:
+                why = "see above"
+            if name == "data.split" and mapping(value).get("validation") == 0:
+                why += "; validation = 0: so few patients are needed for training and test"
+            out += _key_lines(name, value, why)
 
     return "\n".join(out) + "\n"
 

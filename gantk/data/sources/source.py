@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -283,12 +283,29 @@ class FileSource(_Defaults):
             found = self.find_rows()
             self.layout_in_words = self.catalog.in_words
             if self.read_by:
-                pairs = Counter(row.pair for row in found if row.pair).values()
-                count = sum(images > 1 for images in pairs)
-                self.layout_in_words = rows_in_words(self.read_by, self.catalog, count)
+                self.layout_in_words = self._in_words(found)
             return found
         rows = [Row.of_json(row, self.folder) for row in self.recorded]
         return [row for row in rows if all(map(os.path.exists, row.files_with_mask))]
+
+    def describe_without(self, patients: Collection[str]) -> None:
+        """Count in `layout_in_words` the images of other patients alone."""
+        if self.layout_in_words:
+            self.layout_in_words = self._in_words(self.rows, patients)
+
+    def _in_words(self, used: Iterable[Row], gone: Collection[str] = ()) -> str:
+        """What the catalog contains, of which rows are `used`, without patients who are `gone`."""
+        rows = []
+        for row in self.catalog:
+            why = row.why
+            if row.kind == "image" and row.subject in gone:
+                why = "of data.leave_out"
+            elif row.kind == "image" and not self.read_by and row.contrast not in self.wanted:
+                why = row.contrast
+            rows.append(replace(row, kind="left out", why=why) if why else row)
+        pairs = Counter(row.pair for row in used if row.pair and row.subject not in gone)
+        count = sum(images > 1 for images in pairs.values())
+        return rows_in_words(self.read_by or self.catalog.layout, rows, count)
 
     def key_of(self, path: Path) -> str:
         """The key of a file: its path relative to the folder, if it is below it."""

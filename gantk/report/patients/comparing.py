@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from gantk.data.description import NO_COMPARISON
 from gantk.errors import UserError, count_noun
 from gantk.files import expect_file, make_folder, write_output
 from gantk.guest import Say
@@ -136,14 +137,17 @@ def write_report(
     compared = Comparison([], []) if reason else _compare(systems)
     answers = [reason] if reason else [*compared.sentences, *of_sets]
     seeds = [len({run.recipe.train.seed for run in system.runs}) for system in systems]
-    caution = ONE_SEED if compared.tests and min(seeds) == 1 < len(seeds) else ""
+    halved = {system.is_halved for system in systems}
+    unequal = f"{NO_COMPARISON.capitalize()}." if len(halved) > 1 else ""
+    of_seeds = ONE_SEED if compared.tests and min(seeds) == 1 < len(seeds) else ""
+    cautions = [*filter(None, [unequal, of_seeds])]
     for answer in answers:
         say(with_label("warning" if reason else "result", answer.replace(ARROW, " -> ")))
     for system in systems:
         _say_result(system, say)
         if system.folders != [system.name]:
             say(with_label("runs", f"{system.name}: {', '.join(system.folders)}"))
-    if caution:
+    for caution in cautions:
         say(with_label("note", caution))
     results = {one.name: one.results for one in systems}
     summary = summarise_systems(results)
@@ -151,7 +155,7 @@ def write_report(
         say(_side_by_side(summary, [*results]))
     common = _common_images(systems)
     if figures is not None:
-        of_runs = _about_runs(named, [*results], reason, compared.tests)
+        of_runs = _about_runs(named, [*results], reason or unequal, compared.tests)
         _write_figures(figures, [*results], results, common, of_runs, rows, overwrite, say)
     page = render(
         "compare.html.j2",
@@ -159,7 +163,7 @@ def write_report(
         systems=systems,
         answers=answers,
         reason=reason,
-        caution=caution,
+        cautions=cautions,
         runs=named,
         oriented=all(map(shows_left_and_right, named.values())),
         grids=[*grids(summary)],
@@ -209,7 +213,7 @@ def _about_runs(
     reason: str,
     tests: Sequence[SystemTest] = (),
 ) -> AboutFigures:
-    """`reason`: why the scores of these systems cannot be compared."""
+    """`reason`: why the scores of these systems cannot be compared, or do not compare methods."""
     said = (line for run in runs.values() for line in run.consequences)
     # without what a user, and no reader of the paper, can change
     cautions = [reason, *(f"{line.partition('. To change this')[0].rstrip('.')}." for line in said)]

@@ -89,6 +89,15 @@ class System:
         }
 
     @property
+    def is_halved(self) -> bool:
+        """Whether each known patient of its training gave one contrast only, as unpaired methods need."""
+        run = self.runs[0]
+        images = [image for image in getattr(run.sets, "train", ()) if image.subject]
+        patients = {image.subject for image in images}
+        contrasts = {(image.subject, image.domain) for image in images}
+        return len(run.domains) > 1 and 0 < len(contrasts) == len(patients)
+
+    @property
     def is_behind(self) -> bool:
         """Whether it is not better than a baseline in a score."""
         return result_tone(self.results) == "bad"
