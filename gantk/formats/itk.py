@@ -1,11 +1,11 @@
 """NRRD (.nrrd, .nhdr) and MetaImage (.mha, .mhd), the formats of ITK and 3D Slicer: reads images
 upright, writes them.
 
-SimpleITK writes them. They are parsed here because ITK's own readers (5.4) end the process at some
-damaged headers (`NDims = -1`, a long line of a NRRD), return wrong values for damaged voxels of a
-compressed MetaImage, open any file that a header names, and ignore units and intensity scales;
-pynrrd unpacks without a limit and drops remarks that are not ASCII. What is rare (lists of files,
-voxels as text) is left to ITK: the error names the conversion.
+SimpleITK reads and writes them. Its readers (5.4) end the process at some damaged headers
+(`NDims = -1`, a field with a long name), return wrong values for damaged voxels of a compressed
+MetaImage and a wrong place for lists that are too short, open any file that a header names, and
+ignore units and intensity scales: such headers are refused here first. What is rare (lists of files,
+voxels as text) is refused too: the error names the conversion.
 A file of two axes is a picture. A fourth axis, and several values per voxel, are refused. Files are
 written on the source's grid, compressed if the source was, as integers if all values are whole
 numbers (`gantk.formats.voxels`), and without the source's remarks, which may name a patient.
@@ -15,13 +15,16 @@ from __future__ import annotations
 
 import errno
 import re
-from dataclasses import dataclass, replace
+import zlib
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gantk.errors import UserError, one_line
-from gantk.formats.budget import Broken
+from gantk.files import ANY_SIZE, regular_file
+from gantk.formats.budget import Broken, expect_held, reading, spend
 from gantk.formats.image import (
     UPRIGHT,
     Format,
@@ -30,25 +33,12 @@ from gantk.formats.image import (
     in_file_order,
     label_of,
     three_sides,
+    to_upright,
+    upright_sides,
+    zeros,
 )
-from gantk.formats.voxels import Stored, as_integers, name_for_itk, simpleitk
+from gantk.formats.voxels import SLACK_BYTES, as_integers, name_for_itk, simpleitk
 
-# NumPy's type -> MetaImage's name and a pattern of NRRD's names
-TYPES = {
-    "u1": ("MET_UCHAR", r"uchar|unsigned char|uint8(_t)?"),
-    "i1": ("MET_CHAR", r"signed char|int8(_t)?"),
-    "u2": ("MET_USHORT", r"ushort|unsigned short( int)?|uint16(_t)?"),
-    "i2": ("MET_SHORT", r"short|(signed )?short( int)?|int16(_t)?"),
-    "u4": ("MET_UINT", r"uint|unsigned int|uint32(_t)?"),
-    "i4": ("MET_INT", r"int|signed int|int32(_t)?"),
-    "u8": ("MET_ULONG_LONG", r"ulonglong|unsigned long long( int)?|uint64(_t)?"),
-    "i8": ("MET_LONG_LONG", r"longlong|(signed )?long long( int)?|int64(_t)?"),
-    "f4": ("MET_FLOAT", "float"),
-    "f8": ("MET_DOUBLE", "double"),
-}
-# NRRD's encoding -> compression
-PACKINGS = {"raw": "", "gzip": "gzip", "gz": "gzip"}
-MAX_AXES = 16  # the limit of NRRD
 # Fields, in lower case and without blanks, that would change what values or positions mean, and the
 # values that change nothing.
 PLAIN = {
@@ -59,34 +49,25 @@ PLAIN = {
     "oldmin": "nan",
     "oldmax": "nan",
 }
+# fields of MetaImage with one number, or as many numbers, for each axis
+PLACES = "elementspacing elementsize offset position origin transformmatrix orientation rotation"
 MAX_DESCRIPTION = 200  # characters
 SEVERAL_FILES = "stores its voxels in several files"
 CONVERSION = (
     "convert it in Python with SimpleITK.WriteImage(SimpleITK.ReadImage(FILE), 'converted.nrrd')"
 )
-# NRRD's kinds of axes that run over voxels, not over values
-DOMAINS = {"domain", "space", "time", "none", "???"}
-# signs of x, y to LPS
-SIGNS_TO_LPS = {
-    "right-anterior": (-1, -1),
-    "ras": (-1, -1),
-    "left-anterior": (1, -1),
-    "las": (1, -1),
-}
 
 
 @dataclass(frozen=True)
 class ItkHeader:
     """The grid of one volume: axes in the file's order, LPS millimetres as in ITK."""
 
-    # voxels along two or three axes; straight from `parse` along all axes that run over voxels
-    size: tuple[int, ...]
+    size: tuple[int, ...]  # voxels along two or three axes
     # (axes, axes) mm: column k is the step from one voxel to the next along axis k
     vectors: np.ndarray
     origin: np.ndarray  # (axes,) mm
     compressed: bool = True
     states_orientation: bool = True  # whether the axes are said to be those of a patient
-    description: str = ""  # what gantk has written that the image shows
 
     def get_data_shape(self) -> tuple[int, ...]:
         """Voxels along each axis of the file; the name is that of nibabel's headers."""
@@ -107,17 +88,27 @@ class ItkHeader:
         return UPRIGHT @ affine
 
 
+@dataclass(frozen=True)
+class Voxels:
+    """Where a header says that the voxels are: in a file, maybe packed by gzip or zlib."""
+
+    path: Path
+    packing: str
+    opens: int = 0  # byte of the file at which a stream of zlib begins
+
+
 class Itk(Format):
     """Reads and writes a text header with voxels after it or in a second file: what NRRD and
     MetaImage share.
 
-    A subclass has `parse`, which takes the start of a file and returns the header and where the
-    voxels are stored, both with all axes, the fastest first.
+    A subclass has `parse`, which takes the start of a file, refuses what ITK would read wrongly, and
+    returns the fields of the header and where the voxels are.
     """
 
     volumes = describes = True
+    reader = ""  # ITK's name
 
-    def parse(self, path: Path, start: bytes) -> tuple[ItkHeader, Stored]:
+    def parse(self, path: Path, start: bytes) -> tuple[dict[str, str], Voxels]:
         """Parse the start of a file, see above."""
         raise NotImplementedError
 
@@ -127,9 +118,38 @@ class Itk(Format):
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
         """Read float32 (1, D, H, W) or (1, H, W); axes of one voxel are dropped."""
-        header, stored = self._open(path)
-        image = stored.image(path, header.affine, header, values)
-        return replace(image, description=header.description)
+        fields, stored = self._open(path)
+        sitk = simpleitk()
+        reader = sitk.ImageFileReader()
+        reader.SetImageIO(self.reader)
+        reader.SetFileName(name_for_itk(path))
+        try:
+            reader.ReadImageInformation()
+            dtype = sitk.GetArrayViewFromImage(sitk.Image([1, 1], reader.GetPixelID())).dtype
+        except (RuntimeError, TypeError):  # quotes the header, which may name a patient
+            raise ValueError("its header is damaged") from None
+
+        header = _header_of(path, reader, bool(stored.packing), fields)
+        shape = header.shape
+        count = int(np.prod(shape, dtype=object))
+        size = count * dtype.itemsize
+        held = regular_file(stored.path, max_bytes=ANY_SIZE).stat().st_size - stored.opens
+        expect_held(size, held, stored.packing)
+        upright = zeros(*upright_sides(shape, header.affine))
+        if values:
+            with reading(stored.path):
+                spend(values=count)
+                _expect_sound(stored, size)
+                try:
+                    image = reader.Execute()
+                except RuntimeError:
+                    raise ValueError("its voxels are truncated or damaged") from None
+            voxels = sitk.GetArrayViewFromImage(image).T.reshape(shape)
+            # a copy, as the view is of memory that goes with `image`
+            upright = np.array(to_upright(voxels, header.affine), np.float32, order="C")
+        pixels = upright.reshape(1, *(n for n in upright.shape if n > 1))
+        says = fields.get("description=") or fields.get("description", "")
+        return Image(pixels, header.affine, path, dtype, header, description=says)
 
     def write(self, path: Path, image: Image, description: str = "") -> None:
         """Write on the grid of the source file, or of the image's affine."""
@@ -162,29 +182,17 @@ class Itk(Format):
             raise OSError(errno.EIO, one_line(str(error).splitlines()[-1])) from error
         plain.rename(path)
 
-    def _open(self, path: Path) -> tuple[ItkHeader, Stored]:
-        """The header of the volume, and where its voxels are stored; UserError for several."""
+    def _open(self, path: Path) -> tuple[dict[str, str], Voxels]:
         with path.open("rb") as file:
             start = file.read(2**22)  # far more than a header has
 
         try:
-            header, stored = self.parse(path, start)
-        except (Broken, KeyError, UserError):
+            return self.parse(path, start)
+        except (Broken, UserError):
             raise
         # its message may quote the header, and a damaged line may hold any text
         except Exception as error:
             raise ValueError(f"its header is damaged ({type(error).__name__})") from None
-
-        sides = stored.shape
-        if not 2 <= len(sides) <= 4 or min(sides) < 1 or sum(n > 1 for n in sides[:3]) < 2:
-            raise ValueError(f"its axes have the sizes {sides}, but it needs 2 or 3 axes of space")
-        if max(sides[3:], default=1) > 1:
-            raise _several(path, f"{sides[3]} volumes (sides {sides})")
-
-        end = int(np.prod(sides, dtype=object)) * stored.dtype.itemsize
-        stored = replace(stored, end=end, shape=three_sides(sides))
-        stored.expect_whole()
-        return _in_space(header, compressed=bool(stored.packing)), stored
 
 
 class Nrrd(Itk):
@@ -192,53 +200,25 @@ class Nrrd(Itk):
 
     name = "NRRD"
     suffixes = (".nrrd", ".nhdr")
+    reader = "NrrdImageIO"
 
-    def parse(self, path: Path, start: bytes) -> tuple[ItkHeader, Stored]:
-        """Parse a header by Teem's definition of the format; lists of files and skipped bytes are
-        not supported.
-        """
+    def parse(self, path: Path, start: bytes) -> tuple[dict[str, str], Voxels]:
+        """Parse a header by Teem's definition of the format; lists of files are not supported."""
         if not re.match(rb"NRRD000[1-5]\r?\n", start):
             raise Broken("it has no NRRD header")
 
         end = re.search(rb"\r?\n\r?\n", start)
-        if re.search(rb"(?im)^data ?file: *LIST", start[: end and end.start()]):
+        header = start[start.index(b"\n") : end and end.start()]
+        if re.search(rb"(?im)^data ?file: *LIST", header):
             raise _unread(path, SEVERAL_FILES)
-        lines = _lines(start[start.index(b"\n") : end and end.start()])
-        # `key:=value` as `key=`
-        fields = {
-            f"{name.replace(' ', '').lower()}{sign[1:]}": value for name, sign, value in lines
-        }
-        _expect_plain(path, fields)
-        sides = tuple(map(int, fields["sizes"].split()))
+        fields = _fields(path, re.sub(rb"(?m)^#.*$", b"", header))
+        if not 2 <= len([int(side) for side in fields["sizes"].split()]) <= 4:  # cuts decimals off
+            raise Broken("its number of axes is not supported")
         encoding = fields["encoding"].lower()
-        dtype = _voxel_type(fields["type"], 1, fields.get("endian") == "big")
-        axes_known = len(sides) == int(fields["dimension"]) <= MAX_AXES
-        if dtype is None or not axes_known:
-            raise Broken(
-                f"its type of values or its number of axes ({len(sides)}) is not supported"
-            )
-
-        if encoding not in PACKINGS:
+        if encoding not in ("raw", "gzip", "gz"):
             raise _unread(path, "stores its voxels as text or packed by bzip2")
-        if fields.get("lineskip", "0") != "0" or fields.get("byteskip", "0") != "0":
-            raise _unread(path, "skips lines or bytes before its voxels")
-
-        kinds = fields.get("kinds", "").lower().split()
-        if {*kinds} - DOMAINS or "none" in _directions(fields):
-            raise _several(path, "several values in each voxel")
-
-        vectors, origin = _space_of_nrrd(fields, len(sides))
-        if "datafile" in fields:
-            file = _voxel_file(path, fields["datafile"])
-            opens = 0
-        else:
-            file = path
-            opens = end.end() if end else len(start)
-
-        stored = Stored(file, sides, dtype, packing=PACKINGS[encoding], opens=opens)
-        says = fields.get("description=", "")
-        header = ItkHeader(sides, vectors, origin, True, "space" in fields, says)
-        return header, stored
+        file = _voxel_file(path, fields["datafile"]) if "datafile" in fields else path
+        return fields, Voxels(file, "" if encoding == "raw" else "gzip")
 
 
 class MetaImage(Itk):
@@ -246,57 +226,95 @@ class MetaImage(Itk):
 
     name = "MetaImage"
     suffixes = (".mha", ".mhd")
+    reader = "MetaImageIO"
 
-    def parse(self, path: Path, start: bytes) -> tuple[ItkHeader, Stored]:
+    def parse(self, path: Path, start: bytes) -> tuple[dict[str, str], Voxels]:
         """Parse a header by ITK's definition of the format: binary voxels in one file."""
         found = re.search(rb"^ElementDataFile[ \t]*[=:][^\n]*(\n|\Z)", start, re.MULTILINE)
         if not found:
             raise Broken("its header has no line 'ElementDataFile'")
 
-        fields = {name: value for name, _, value in _lines(start[: found.end()])}
-        _expect_plain(path, {name.lower(): value for name, value in fields.items()})
-
-        def first(names: str, default: str) -> str:  # ITK has renamed some fields over time
-            return next((fields[name] for name in names.split() if name in fields), default)
-
-        def true(names: str, default: str = "false") -> bool:
-            return first(names, default)[:1].lower() in ("t", "1")
-
-        sides = tuple(map(int, fields["DimSize"].split()))
-        data = fields["ElementDataFile"]
-        n = len(sides)
-        if int(fields.get("ElementNumberOfChannels", 1)) != 1:
-            raise _several(path, "several values in each voxel")
-        big_endian = true("BinaryDataByteOrderMSB ElementByteOrderMSB")
-        dtype = _voxel_type(fields["ElementType"].removesuffix("_ARRAY"), 0, big_endian)
-        if dtype is None or not n == int(fields["NDims"]) <= MAX_AXES:
-            raise Broken(f"its type of values or its number of axes ({n}) is not supported")
-
-        if not true("BinaryData", "true"):
+        fields = _fields(path, start[: found.end()])
+        n = len([int(side) for side in fields["dimsize"].split()])  # ITK cuts decimals off
+        if not 2 <= n == int(fields["ndims"]) <= 4:
+            raise Broken(f"its number of axes ({n}) is not supported")
+        for name in {*PLACES.split()} & {*fields}:
+            if len([float(word) for word in fields[name].split()]) not in (n, n * n):
+                raise Broken(f"its field '{name}' does not have a number for each axis")
+        if fields.get("binarydata", "true")[:1].lower() not in ("t", "1"):
             raise _unread(path, "stores its voxels as text")
 
-        spacing = np.array(_floats(first("ElementSpacing ElementSize", "1 " * n)))
-        directions = first("TransformMatrix Orientation Rotation", "")
-        turned = np.array(_floats(directions)) if directions else np.eye(n)
-        vectors = turned.reshape(n, n).T * spacing
-        origin = np.array(_floats(first("Offset Position Origin", "0 " * n))).reshape(n)
+        data = fields["elementdatafile"]
+        packing = "zlib" if fields.get("compresseddata", "")[:1].lower() in ("t", "1") else ""
         if data.lower() == "local":
-            file = path
-            opens = found.end()
-        else:
-            file = _voxel_file(path, data)
-            opens = int(fields.get("HeaderSize", 0))
-            if opens < 0:
-                raise _unread(path, "counts the bytes of its voxels from the end of their file")
-
-        packing = "zlib" if true("CompressedData") else ""
-        stored = Stored(file, sides, dtype, packing=packing, opens=opens)
-        says = fields.get("Description", "")
-        return ItkHeader(sides, vectors, origin, description=says), stored
+            return fields, Voxels(path, packing, found.end())
+        opens = max(0, int(fields.get("headersize", 0)))
+        return fields, Voxels(_voxel_file(path, data), packing, opens)
 
 
-def _expect_plain(path: Path, fields: dict[str, str]) -> None:
-    """UserError where a field changes the meaning of values or positions."""
+def _header_of(path: Path, reader: Any, compressed: bool, fields: dict[str, str]) -> ItkHeader:
+    """The header of the volume, with only the axes of space; an error for several values and volumes,
+    and where the axes map no volume.
+    """
+    sides = reader.GetSize()
+    if not 2 <= len(sides) <= 4 or min(sides) < 1 or sum(n > 1 for n in sides[:3]) < 2:
+        raise ValueError(f"its axes have the sizes {sides}, but it needs 2 or 3 axes of space")
+    several = "several values in each voxel" if reader.GetNumberOfComponents() > 1 else ""
+    if max(sides[3:], default=1) > 1:
+        several = f"{sides[3]} volumes (sides {sides})"
+    if several:
+        raise UserError(
+            f"'{path}' holds {several}",
+            allowed="one 2-D or 3-D image, with one value in each voxel",
+            remedy="save each volume, or each of the values, as a file of its own",
+        )
+
+    n = min(len(sides), 3)
+    spacing = np.array(reader.GetSpacing())[:n]
+    origin = np.array(reader.GetOrigin())[:n]
+    directions = np.array(reader.GetDirection()).reshape(len(sides), -1)[:n, :n]
+    if not (np.isfinite(spacing).all() and spacing.all()):
+        raise ValueError(f"its spacing of {spacing} mm is not valid")
+    if not np.isfinite(origin).all() or not abs(np.linalg.det(directions)) >= 1e-6:
+        raise ValueError("its axis directions do not span a volume")
+    oriented = "space" in fields or "ndims" in fields
+    return ItkHeader(sides[:n], directions * spacing, origin, compressed, oriented)
+
+
+def _expect_sound(stored: Voxels, size: int) -> None:
+    """An error where a stream of zlib is damaged, of which ITK takes what could be unpacked."""
+    if stored.packing == "zlib":
+        spend(values=size // 4)
+        with stored.path.open("rb") as file:
+            file.seek(stored.opens)
+            held = zlib.decompressobj().decompress(file.read(), size + SLACK_BYTES)
+        expect_held(size, len(held))
+
+
+def _fields(path: Path, header: bytes) -> dict[str, str]:
+    """The fields of a header by their names, in lower case and without blanks; an error where one is
+    stated twice, of which ITK takes either, or changes the meaning of values or positions.
+    """
+    try:
+        text = header.decode()
+    except UnicodeDecodeError:  # of older programs
+        text = header.decode("latin-1")
+
+    fields: dict[str, str] = {}
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    for number, line in enumerate(lines, 1):
+        # runs in linear time; ITK ends the process at longer names and lists
+        found = re.fullmatch(r"([\t -9;<>-~]{1,200})(:=[^\0]*|[:=][^\0]{0,1000})", line)
+        if found is None:
+            raise Broken(
+                f"line {number} of its header is damaged (comments and empty lines are not counted)"
+            )
+        name, value = found.groups()
+        is_key = value.startswith(":=")  # of NRRD
+        field = name.replace(" ", "").lower() + "=" * is_key
+        if field in fields:
+            raise Broken(f"line {number} of its header states a field for the second time")
+        fields[field] = value[1 + is_key :].strip()
     for name, plain in PLAIN.items():
         if name in fields and not re.fullmatch(plain, fields[name]):
             raise UserError(
@@ -305,27 +323,12 @@ def _expect_plain(path: Path, fields: dict[str, str]) -> None:
                 allowed="lengths in mm, and values as they are stored",
                 remedy="apply it to the values or to the spacing, and remove the field",
             )
-
-
-def _several(path: Path, what: str) -> UserError:
-    return UserError(
-        f"'{path}' holds {what}",
-        allowed="one 2-D or 3-D image, with one value in each voxel",
-        remedy="save each volume, or each of the values, as a file of its own",
-    )
+    return fields
 
 
 def _unread(path: Path, what: str) -> UserError:
     """The error for an intact file of a rare kind."""
     return UserError(f"'{path}' {what}, which gantk does not read", remedy=CONVERSION)
-
-
-def _voxel_type(name: str, column: int, big_endian: bool) -> np.dtype | None:
-    """NumPy's type for a name in a header, from a column of TYPES; None for types not read."""
-    for kind, patterns in TYPES.items():
-        if re.fullmatch(patterns[column], name):
-            return np.dtype(kind).newbyteorder(">" if big_endian else "<")
-    return None
 
 
 def _header_for(image: Image) -> ItkHeader:
@@ -351,69 +354,3 @@ def _voxel_file(path: Path, name: str) -> Path:
     if not voxels.is_file():
         raise Broken(f"its second file{shown} does not exist")
     return voxels
-
-
-def _in_space(header: ItkHeader, compressed: bool) -> ItkHeader:
-    """A header with only the axes of space; ValueError where these map no volume."""
-    n = min(len(header.size), 3)
-    vectors = header.vectors[:n, :n]
-    origin = header.origin[:n]
-    spacing = np.linalg.norm(vectors, axis=0)
-    if not (np.isfinite(spacing).all() and spacing.all()):
-        raise ValueError(f"its spacing of {spacing} mm is not valid")
-    if not np.isfinite(origin).all() or abs(np.linalg.det(vectors / spacing)) < 1e-6:
-        raise ValueError("its axis directions do not span a volume")
-    return replace(
-        header, size=header.size[:n], vectors=vectors, origin=origin, compressed=compressed
-    )
-
-
-def _directions(fields: dict[str, str]) -> list[str]:
-    """`(1,0,0)` or `none` for each axis of an NRRD; [] where it states only spacings."""
-    return re.findall(r"\([^()]*\)|none", fields.get("spacedirections", ""))
-
-
-def _space_of_nrrd(fields: dict[str, str], count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The vectors (columns) of the `count` axes, and the origin, in LPS."""
-    nothing = [0.0] * count
-    directions = _directions(fields)
-    if directions:
-        vectors = np.array([(_floats(each) + nothing)[:count] for each in directions]).T
-    else:
-        vectors = np.diag(np.nan_to_num(_floats(fields.get("spacings", "1 " * count)), nan=1.0))
-
-    origin = np.array((_floats(fields.get("spaceorigin", "")) + nothing)[:count])
-    space = re.sub("-superior.*", "", fields.get("space", "").lower())
-    for axis, sign in enumerate(SIGNS_TO_LPS.get(space, ())):
-        vectors[axis] *= sign
-        origin[axis] *= sign
-
-    return vectors, origin
-
-
-def _lines(header: bytes) -> list[tuple[str, str, str]]:
-    """(name, separator, value) of each line of a header in UTF-8, or in Latin-1 as older programs
-    write.
-    """
-    try:
-        text = header.decode()
-    except UnicodeDecodeError:
-        text = header.decode("latin-1")
-
-    lines = [line.strip() for line in text.split("\n") if line.strip() and not line.startswith("#")]
-    # runs in linear time
-    parts = []
-    for number, line in enumerate(lines, 1):
-        found = re.fullmatch(r"([\t -9;<>-~]+)(:=|:|=)([^\0]*)", line)
-        if found is None:
-            raise Broken(
-                f"line {number} of its header is damaged (comments and empty lines are not counted)"
-            )
-        name, separator, value = found.groups()
-        parts.append((name.strip(), separator, value.strip()))
-
-    return parts
-
-
-def _floats(text: str) -> list[float]:
-    return [float(word) for word in text.strip("()").replace(",", " ").split()]

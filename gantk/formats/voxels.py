@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import zlib
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gantk.files import ANY_SIZE, regular_file
-from gantk.formats.budget import CHUNK_BYTES, expect_held, reading, spend
+from gantk.formats.budget import CHUNK_BYTES, expect_held, spend
 from gantk.formats.image import Image, in_file_order, three_sides, upright_sides, zeros
 
 SLACK_BYTES = 2**20  # bytes that are read beyond the last volume
@@ -33,15 +31,14 @@ class Stored:
     dtype: np.dtype  # with its byte order
     start: int = 0  # bytes of the stream before the volume
     end: int = 0  # bytes of the stream up to the end of the last volume
-    packing: str = ""  # "", "gzip" or "zlib"
-    opens: int = 0  # byte of the file at which the stream begins
+    packing: str = ""  # "" or "gzip"
     scale: tuple[float, float] | None = None  # slope and intercept; None: stored as they are
 
     def expect_whole(self) -> None:
         """Broken where the file is too small to hold the voxels, packed or not."""
         expect_held(
             self.end,
-            regular_file(self.path, max_bytes=ANY_SIZE).stat().st_size - self.opens,
+            regular_file(self.path, max_bytes=ANY_SIZE).stat().st_size,
             self.packing,
         )
 
@@ -51,10 +48,10 @@ class Stored:
         affine: np.ndarray,
         header: Any,
         values: bool,
-        file: io.BufferedReader | None = None,
+        file: io.BufferedReader,
     ) -> Image:
         """The upright image of the volume, (1, D, H, W) or (1, H, W): axes of one voxel are dropped.
-        Without `values` its pixels are zeros without memory. `file`: the stored one, if it is open.
+        Without `values` its pixels are zeros without memory. `file`: the stored one, which is open.
         """
         shape = three_sides(self.shape)
         sides = upright_sides(shape, affine)
@@ -62,9 +59,7 @@ class Stored:
         if values:
             spend(values=int(np.prod(shape, dtype=object)))
             upright = np.empty(sides, np.float32)
-            with reading(self.path), nullcontext(file) if file else self.path.open("rb") as opened:
-                opened.seek(self.opens)
-                self._decode(self._unpack(opened), in_file_order(upright, shape, affine))
+            self._decode(self._unpack(file), in_file_order(upright, shape, affine))
         pixels = upright.reshape(1, *(n for n in sides if n > 1))
         return Image(pixels, affine, path, self.dtype.newbyteorder("="), header)
 
@@ -74,7 +69,7 @@ class Stored:
         """
         plane = int(np.prod(self.shape[:2])) * self.dtype.itemsize
         planes = max(1, CHUNK_BYTES // plane)
-        stream.seek(self.start + (0 if self.packing else self.opens))
+        stream.seek(self.start)
         for first in range(0, self.shape[2], planes):
             spend()
             count = min(planes, self.shape[2] - first)
@@ -94,10 +89,8 @@ class Stored:
         stream.read(SLACK_BYTES)  # padding, and after the last volume the stream's checksum
 
     def _unpack(self, file: io.BufferedIOBase) -> io.BufferedIOBase:
-        if self.packing == "zlib":  # has no file reader; at most the declared bytes are unpacked
-            spend(values=self.end // 4)
-            return io.BytesIO(zlib.decompressobj().decompress(file.read(), self.end + SLACK_BYTES))
         if self.packing == "gzip":
+            file.seek(0)
             return gzip.GzipFile(fileobj=file)
         return file
 
