@@ -132,7 +132,7 @@ def unit_words(unit: str) -> str:
 
 LESION_CONTRAST = (
     "Lesion contrast",
-    "The lesion minus its surroundings, output over truth: 1 is kept, 0 gone, below 0 inverted; of"
+    "The lesion minus its surroundings (no holes of its mask), output over truth: 1 is kept, 0 gone, below 0 inverted; of"
     " lesions that differ from them by half a standard deviation of the tissue.",
 )
 

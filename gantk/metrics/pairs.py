@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -248,8 +249,8 @@ class LesionContrast(PairMetric):
     gone, -1 = inverted.
 
     The contrast is the lesion's mean minus that of the tissue around it, in a ring as wide as a
-    thirty-second of the image's shorter side. `in_regions` takes the mask of the lesion and, so that no
-    air counts, that of tissue. With several channels it is the least-squares factor from the
+    thirty-second of the image's shorter side. Holes of the mask, such as a necrotic core that it leaves
+    out, are neither. `in_regions` takes the mask of the lesion and, so that no air counts, that of tissue. With several channels it is the least-squares factor from the
     reference's contrasts to the output's. An image without a lesion, or with a lesion that is hardly
     visible in the reference (contrast below half a standard deviation of the tissue), scores nan.
     """
@@ -257,7 +258,7 @@ class LesionContrast(PairMetric):
     name = "lesion_contrast"
     unit = ""
     higher_is_better = None
-    in_mask = f"lesion_contrast/ring-of-tissue-of-{RING:g}-of-the-side/output-over-truth/seen-above-{MIN_LESION_CONTRAST:g}-deviations-of-tissue"
+    in_mask = f"lesion_contrast/ring-of-tissue-outside-the-filled-mask-of-{RING:g}-of-the-side/output-over-truth/seen-above-{MIN_LESION_CONTRAST:g}-deviations-of-tissue"
 
     def _scores(
         self, output: Tensor, reference: Tensor, masks: Sequence[Tensor | None]
@@ -274,7 +275,7 @@ class LesionContrast(PairMetric):
         for each in tissue:
             if each is not None:
                 seen = seen & each[:, :1]
-        ring = (dilate(inside.float(), width) > 0) & ~inside & seen
+        ring = (dilate(inside.float(), width) > 0) & ~_without_holes(inside) & seen
 
         made = _channel_means(output, inside) - _channel_means(output, ring)
         real = _channel_means(reference, inside) - _channel_means(reference, ring)
@@ -283,6 +284,14 @@ class LesionContrast(PairMetric):
         deviation = _channel_means((reference - mean).square(), seen).sqrt()
         is_hidden = (real.abs() < MIN_LESION_CONTRAST * deviation).all(1)
         return [torch.where(is_hidden, torch.nan, factor)]
+
+
+def _without_holes(masks: Tensor) -> Tensor:
+    """Masks (N, 1, *size) with what each encloses."""
+    from scipy.ndimage import binary_fill_holes  # slow import, needed for masks only
+
+    filled = [binary_fill_holes(mask) for mask in masks[:, 0].cpu().numpy()]
+    return torch.from_numpy(np.stack(filled)[:, None]).to(masks.device)
 
 
 def _channel_means(images: Tensor, mask: Tensor) -> Tensor:

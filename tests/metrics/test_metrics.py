@@ -221,6 +221,16 @@ def test_lesion_contrast_at_the_edge_counts_no_air(side):
     assert kept.item() == pytest.approx(-1.0, abs=1e-6)
 
 
+def test_lesion_contrast_counts_no_hole_of_the_mask_as_tissue():
+    """A ring-shaped mask around a core that is brighter than lesion and tissue."""
+    core = box(1, 1, 64, 64, start=31, stop=33)
+    lesion = box(1, 1, 64, 64, start=29, stop=35) - core
+    tissue = torch.full_like(lesion, 0.2)
+    truth = tissue + 0.4 * lesion + 0.8 * core
+    kept = LesionContrast(2.0, 2)(tissue + 0.2 * lesion + 0.8 * core, truth, lesion)
+    assert kept.item() == pytest.approx(0.5, abs=1e-6)
+
+
 REFUSED = {
     "range": (lambda x: PSNR(0.0, 2), "data range"),
     "shape": (lambda x: MAE(2.0, 2)(x, x[..., :8]), r"\(1, 1, 16, 8\)"),
