@@ -290,6 +290,7 @@ class FileScorer(PairScorer):
         regions: Sequence[str] = WHOLE,
     ):
         gray = gray_range(truths)
+        self.range = f"{gray.black:g} to {gray.black + gray.span:g}"
         self.warning = gray.warning  # of the range; after `score` also of the regions
         dims = len(min(gray.sizes, key=len))
         metrics = []

@@ -121,6 +121,7 @@ class ModelComparison(Comparison):
     left_out: dict[str, list[str]]  # model -> the patients that it was trained or validated on
     results: dict[str, Results]  # by model, as those of a run, with directions in words
     pictures: Pictures
+    scale: str  # the range of gray values by which images are scored, in words
 
     def dump(self) -> dict:
         """The content of the JSON file."""
@@ -217,7 +218,12 @@ def compare_models(
             higher[metric] = score.higher_is_better
             units[one.title, metric] = score.unit
     compared = compare_systems(table[table.system.isin([*results])], higher, units)
-    say(with_label("scale", ONE_SCALE))
+    ranges = [
+        f"{one.scorer.range} of the true {frame.target}"
+        for one, frame in zip(scored, directions.values(), strict=True)
+    ]
+    scale = f"PSNR and SSIM by the range {join_words(ranges)}."
+    say(with_label("scale", f"{ONE_SCALE}. {scale}"))
     if len(systems) > 1:
         sentences = _say_compared(compared, results, units, say)
     else:
@@ -229,7 +235,7 @@ def compare_models(
         say(with_label("warning", warning))
     left_out = {system.name: system.left_out for system in systems}
     pictures = {one.title: one.pictures for one in scored}
-    return ModelComparison(sentences, compared.tests, table, left_out, results, pictures)
+    return ModelComparison(sentences, compared.tests, table, left_out, results, pictures, scale)
 
 
 def load_models(
@@ -630,7 +636,7 @@ def _beside_baselines(
         lines = one.table[one.table.system.isin([system.name, INPUT, MAP])]
         lines = lines.assign(system=lines.system.replace(system.name, MODEL))
         lines = lines.sort_values("image", kind="stable")  # in one order, for the tests
-        add_scores(results, lines, one.scorer.about())
+        add_scores(results, lines, one.scorer.about(f"{AIR_SHARE:.0%}"))
         for directions in (results.metrics, *results.baselines.values()):
             directions[one.title].update(one.scorer.too_small)
     add_tests(results)

@@ -170,6 +170,8 @@ class Scorer:
             unknown_patients=any(not record.subject for record in self.data.splits.get("test", ())),
         )
         results = Results(metrics={}, baselines={}, verdict={}, split=split)
+        if self.trained_baselines:
+            results.baseline_steps = self.model.evaluate.regression
         translators = cache(self._translators)
         for to in self.method.directions():
             with Work(f"scoring {title_of(direction_to(to), self.model.data.domains)}"):

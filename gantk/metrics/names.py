@@ -94,10 +94,13 @@ def baselines() -> dict[str, tuple[str, str]]:
     return BASELINES | registry().words("baseline")
 
 
-def baseline_words(name: str) -> str:
-    """`intensity_map` is a simple intensity map; a plugin's baseline without words keeps its name."""
+def baseline_words(name: str, steps: int = 0) -> str:
+    """`intensity_map` is a simple intensity map; a plugin's baseline without words keeps its name. Those
+    that are trained end with their steps, where these are known: `... in 300 steps`.
+    """
     words, _ = baselines().get(name, ("", ""))
-    return words or name.replace("_", " ")
+    trained = f" in {steps:,} steps" if steps and name in registry()["baseline"] else ""
+    return (words or name.replace("_", " ")) + trained
 
 
 def needs_pairs(baseline: str) -> bool:
@@ -132,8 +135,8 @@ def unit_words(unit: str) -> str:
 
 LESION_CONTRAST = (
     "Lesion contrast",
-    "The lesion minus its surroundings (no holes of its mask), output over truth: 1 is kept, 0 gone, below 0 inverted; of"
-    " lesions that differ from them by half a standard deviation of the tissue.",
+    "The lesion minus its surroundings (no holes of its mask), output over truth: 1 is kept, 0 gone,"
+    " below 0 inverted; of lesions that differ from them by half a standard deviation of the tissue.",
 )
 
 

@@ -127,13 +127,17 @@ def _baselines(results: Results, shown: Collection[str]) -> Iterator[str]:
     """Yield of which baselines the table has the strongest, and what those that it shows learn from
     pairs.
     """
-    scored = [baseline for baseline in results.baselines if baseline != CEILING]
+    scored = {
+        baseline: baseline_words(baseline, results.baseline_steps)
+        for baseline in results.baselines
+        if baseline != CEILING
+    }
     if shown:
         which = "for each score the strongest of " if len(scored) > 1 else ""
-        yield with_label("baseline", which + join_words([*map(baseline_words, scored)]))
-    for baseline in filter(needs_pairs, scored):
-        name, meaning = baselines().get(baseline, ("", ""))
-        if meaning and name in shown:
+        yield with_label("baseline", which + join_words([*scored.values()]))
+    for baseline, name in scored.items():
+        _, meaning = baselines().get(baseline, ("", ""))
+        if meaning and name in shown and needs_pairs(baseline):
             yield with_label("note", f"{name}: {meaning}")
 
 

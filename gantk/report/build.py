@@ -29,7 +29,7 @@ from gantk.report import words
 from gantk.report.charts import Chart, chart
 from gantk.report.heading import system_of, undefined_figures, what_was_run
 from gantk.report.markdown import escape_markdown
-from gantk.report.patients.section import how_kept, shown_patients
+from gantk.report.patients.section import how_kept, label_patients, shown_patients
 from gantk.report.pictures import (
     ERROR_CEILING,
     TEXTS,
@@ -191,6 +191,7 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> Mapping[str, object
         "result": summarise(run),
         "typical": typical_images(run, patients),
         "patients": patients,
+        "labels": label_patients(run),
         "tests": verdict_tests(run.results),
         "needed": needed_words(),
         "how_kept": how_kept(run),
@@ -207,7 +208,7 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> Mapping[str, object
         "folder": argument(folder),
         "oriented": shows_left_and_right(run),
         "baselines": [
-            (baseline_words(name), meaning)
+            (baseline_words(name, run.results.baseline_steps), meaning)
             for name, (_, meaning) in baselines().items()
             if name in run.results.baselines
         ],

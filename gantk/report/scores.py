@@ -72,7 +72,8 @@ def summarise_systems(systems: Mapping[str, Results]) -> pd.DataFrame:
     for (_, _, rival), own in table.drop(of_models.index).groupby(ROW, sort=False):
         first = own.system.iloc[0]
         differs = own.groupby("metric").text.nunique().max() > 1
-        name = baseline_words(rival) + (f", as in {first}" if differs else "")
+        steps = systems[first].baseline_steps
+        name = baseline_words(rival, steps) + (f", as in {first}" if differs else "")
         rows.append(own[own.system == first].assign(system=name))
     return pd.concat(rows, ignore_index=True)[COLUMNS]
 
@@ -185,7 +186,7 @@ def verdict_tests(results: Results, system: str = "model") -> list[SystemTest]:
         SystemTest(
             place=(direction_name(key, results.domains), metric),
             one=system,
-            other=baseline_words(verdict.best_baseline),
+            other=baseline_words(verdict.best_baseline, results.baseline_steps),
             **dict(verdict.test),
         )
         for key, verdicts in results.verdict.items()

@@ -320,6 +320,8 @@ class Results(Table):
     """
     baselines: dict[str, ScoresByDirection] = {}
     """The same scores of each baseline, by its name."""
+    baseline_steps: Step = 0
+    """Training steps of the baselines that are trained, `evaluate.regression`; absent without any."""
     verdict: dict[str, dict[str, Verdict | None]] = {}
     """Whether the model is better than the best baseline, by direction and metric."""
     split: SplitSummary | None = None

@@ -116,7 +116,9 @@ def facts_of(record: RunRecord) -> dict[str, str]:
         "hardware": _words({key: machine.get(key) for key in MACHINE}),
         "software": ", ".join(f"{name} {each}" for name, each in versions.items() if each),
         "metrics": "; ".join(definitions),
-        "baselines": ", ".join(map(baseline_words, results.baselines)),
+        "baselines": ", ".join(
+            baseline_words(name, results.baseline_steps) for name in results.baselines
+        ),
         "statistics": "; ".join(_statistics(results)),
         "failures": "; ".join(dict.fromkeys(alarms)),
         "limits": limits_of(record.path) or LIMITS,

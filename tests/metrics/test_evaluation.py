@@ -291,6 +291,7 @@ def test_baselines_learn_from_training_images_only(
     }
 
     assert mae["regression"] < mae["identity"]
+    assert result["baseline_steps"] == 40
     row = result["verdict"]["a_to_b"]["psnr"]
     assert row["best_baseline"] in ("regression", "intensity_map")
     assert row["better"] is False

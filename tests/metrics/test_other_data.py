@@ -343,6 +343,9 @@ def test_models_are_compared_on_one_scale(run, packed, tmp_path, gantk):
     assert f"of training and validation of {run.name}" in said
     assert "(gantk report scores images at the network's size)" in said
     assert re.search(r"MAE, gray values +[\d.]+", said)
+    (scale,) = re.findall(r"PSNR and SSIM by the range \S+ to .*? of the true T\d\.", said)
+    about = found["results"][run.name]["metrics"]["T1 -> T2"]["psnr_foreground"]["definition"]
+    assert "/foreground-above-5%-of-range-" in about
     assert re.search(rf"T1 -> T2 +PSNR +{packed.name} +-?0.00 dB", said)
     assert np.mean(own) == pytest.approx(expected, abs=0.01)
     assert [test["n"] for test in found["tests"]] == 12 * [6]  # whole and foreground
@@ -364,7 +367,8 @@ def test_models_are_compared_on_one_scale(run, packed, tmp_path, gantk):
     for direction in ("T1_to_T2", "T2_to_T1"):
         with PIL.Image.open(figures / f"{direction}.png") as figure:
             assert figure.width == round(180 / 25.4 * 300)
-        assert "test patient 4" in (figures / f"{direction}.txt").read_text()
+        caption = (figures / f"{direction}.txt").read_text()
+        assert "test patient 4" in caption and scale in caption
     assert "p10,test patient 1" in (figures / "names.csv").read_text()
     table = pandas.read_csv(figures / "scores.csv")
     means = table[(table.direction == "T1 -> T2") & (table.metric == "psnr")].set_index("system")

@@ -309,8 +309,8 @@ def test_every_saved_step_of_every_direction_can_be_scrubbed_to(whole, tmp_path)
             },
             "bad",
             [
-                "is not better than a small network trained on pairs (PSNR 2.88 dB worse)",
-                "23.90 dB a small network trained on pairs 2.88 dB worse",
+                "is not better than a small network trained on pairs in 316 steps (PSNR 2.88 dB worse)",
+                "23.90 dB a small network trained on pairs in 316 steps 2.88 dB worse",
                 "The model is better than every baseline that needs none.",
             ],
         ),
@@ -320,6 +320,7 @@ def test_every_saved_step_of_every_direction_can_be_scrubbed_to(whole, tmp_path)
 def test_a_verdict_says_how_sure_it_is_and_against_what(tmp_path, verdict, tone, words):
     metrics = scored(**verdict)
     metrics["baselines"]["regression"] = {"b_to_a": {"psnr": score(23.9)}}
+    metrics["baseline_steps"] = 316
     page = report(make_run(tmp_path / "run", metrics=metrics))
 
     assert f"headline {tone}" in page.having("class")

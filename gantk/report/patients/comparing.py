@@ -252,7 +252,7 @@ def write_model_figures(
             )
             for image, shown in of_images.items()
         ]
-    choice = "spread by name, each by the middle of its images."
+    choice = f"spread by name, each by the middle of its images. {found.scale}"
     about = AboutFigures(labels, choice, SCALE_OF_MODELS, tests=found.tests)
     _write_figures(folder, models, found.results, images, about, MAX_SHOWN_IMAGES, overwrite, say)
 

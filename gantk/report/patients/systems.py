@@ -60,7 +60,9 @@ class System:
         if len(self.runs) == 1:
             return first
 
-        results = Results(domains=first.domains, split=first.split)
+        results = Results(
+            domains=first.domains, split=first.split, baseline_steps=first.baseline_steps
+        )
         place = ["direction", "metric", "system", "image", "patient"]
         means = self.lines.groupby(place, sort=False, as_index=False)["value"].mean()
         for key, of_direction in means.groupby("direction", sort=False):
