@@ -60,7 +60,7 @@ def training_in_words(study: Study) -> str:
 
 def few_patients(study: Study) -> str:
     """A warning of domains of few patients where each patient gives one contrast; "" without any."""
-    patients = Counter(letter for letter, _ in {(r.domain, r.subject) for r in study.training})
+    patients = _count_patients(study)
     few = [name for letter, name in study.names.items() if patients[letter] < MIN_TRAINING_PATIENTS]
     if not few or not is_halved(study):
         return ""
@@ -72,8 +72,13 @@ def few_patients(study: Study) -> str:
 
 def patients_of_training(study: Study) -> str:
     """How many known patients give each domain's training images: `CT of 2 and MR of 1`."""
-    patients = Counter(letter for letter, _ in {(r.domain, r.subject) for r in study.training})
+    patients = _count_patients(study)
     return " and ".join(f"{name} of {patients[letter]}" for letter, name in study.names.items())
+
+
+def _count_patients(study: Study) -> Counter[str]:
+    """Domain by its letter -> the number of patients of its training images."""
+    return Counter(letter for letter, _ in {(r.domain, r.subject) for r in study.training})
 
 
 def is_halved(study: Study) -> bool:

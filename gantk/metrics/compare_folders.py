@@ -205,8 +205,8 @@ def metric_of_files(name: str) -> Part:
     unit = getattr(part.target, "of_unit", "")
     if unit:
         what = (
-            f"the metric '{part.name}' is only for runs, which know their units; files are"
-            f" compared in their own units, CT in {unit}"
+            f"the metric '{part.name}' is only for runs, which know their units; files"
+            f" are compared in their own values, and pictures such as PNG hold no {unit}"
         )
         remedy = "use mae, which is in the unit of the files"
         raise UserError(what, where="--metrics", remedy=remedy)

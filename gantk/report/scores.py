@@ -40,13 +40,13 @@ HEADS = {
     "metric": "score",
     "system": "system",
     "other": "against",
-    "text": "better by",
+    "text": "difference",
     "patients": "n",
     "p_corrected": "p",
 }
 END = r"\end{tabular}"
 NOTE_ROW = r"\multicolumn{{{}}}{{p{{0.9\linewidth}}}}{{\footnotesize {}}} \\" + "\n"
-GAINS = "better by: mean over n patients [95 % interval]; p is corrected for all comparisons, of the first score for the directions"
+GAINS = "difference: positive is better; mean over n patients [95 % interval]; p is corrected for all comparisons, of the first score for the directions"
 BRACKETS = "mean over patients, or of a whole set, [95 % interval], or (lowest to highest) of fewer than six"
 
 
@@ -73,7 +73,8 @@ def summarise_systems(systems: Mapping[str, Results]) -> pd.DataFrame:
         first = own.system.iloc[0]
         differs = own.groupby("metric").text.nunique().max() > 1
         steps = systems[first].baseline_steps
-        name = baseline_words(rival, steps) + (f", as in {first}" if differs else "")
+        whose = f", that of {first} (each run has its own)" if differs else ""
+        name = baseline_words(rival, steps) + whose
         rows.append(own[own.system == first].assign(system=name))
     return pd.concat(rows, ignore_index=True)[COLUMNS]
 
@@ -125,7 +126,8 @@ def summary_latex(summary: pd.DataFrame, caution: str) -> str:
     """
     parts = []
     escaped = pd.DataFrame([caution]).to_latex(escape=True, index=False, header=False)
-    note = escaped.splitlines()[3].removesuffix(r" \\")  # the row between the rules
+    # the row between the rules; LaTeX's default encoding has no >
+    note = escaped.splitlines()[3].removesuffix(r" \\").replace("->", r"$\to$")
     for direction, section, grid in grids(summary):
         texts = pd.DataFrame(index=grid.index.rename(None))
         samples = defaultdict(list)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gantk.catalog.catalog import Row
-from gantk.catalog.contrasts import USUAL
+from gantk.catalog.contrasts import USUAL, usual_contrast
 from gantk.catalog.image_table import domains_in_table
 from gantk.catalog.question import LayoutQuestion, as_setting
 from gantk.catalog.scan import Asked, Patients, scan
@@ -493,8 +493,23 @@ def _summary_of_use(found: Examination, usage: Study) -> dict[str, str]:
         "few": few if fewest < MIN_TRAINING_IMAGES else "",
         "too few": few_test_patients(usage.splits),
         "masks": _masks_in_words(usage),
+        "CT": _ct_pictures_in_words(found.items),
     }
     return {topic: line for topic, line in lines.items() if line}
+
+
+def _ct_pictures_in_words(items: Sequence[Inspected]) -> str:
+    """That 8-bit CT has no Hounsfield units, and whether most of it is clipped; "" without such."""
+    brightest = [
+        item.facts.get("brightest")
+        for item in items
+        if item.facts.get("dtype") == "uint8" and "ct" in map(usual_contrast, item.domains)
+    ]
+    if not brightest:
+        return ""
+    is_clipped = 2 * brightest.count("clipped") > len(brightest)
+    said = "; the brightest values are clipped" if is_clipped else ""
+    return f"of 8 bits, as pictures: no Hounsfield units{said}"
 
 
 def _masks_in_words(usage: Study) -> str:

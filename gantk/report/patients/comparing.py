@@ -81,7 +81,11 @@ ONE_SEED = (
     " Train each recipe with several (`--set train.seed=1`); those of one recipe count as one here."
 )
 HOW_TO_SAVE = "A run that translates saves some when it is scored: `gantk eval RUN`."
-SCALE_OF_MODELS = "Scores of whole files on one scale of gray values, which are not to be compared with those of a run."
+SCALE_OF_MODELS = (
+    "Scores and pictures of whole files on one scale: HU as they are; other outputs by one line for each"
+    " model to the mean and spread of the true images, so values and errors may leave their range. Not to be"
+    " compared with scores of a run."
+)
 RIGHT_IS_LEFT = " The patient's right is on the left."
 NOT_IN_NAMES = r"[^\w.-]+"
 ABSENT = "–"  # a key that a run's recipe does not have
