@@ -216,7 +216,7 @@ def _say_whole_files(parts: Parts, folder: RunFolder, say: Say) -> None:
     path = parts.model.data.source.table().get("path")
     if path:
         command = f"gantk eval {argument(folder.path)} --data {argument(path)}"
-        say_next(f"{command}   # whole files, beside a simple intensity map", say)
+        say_next(f"{command}   # whole files", say)
 
 
 def _say_end(parts: Parts, folder: RunFolder, longer: bool, say: Say) -> None:
