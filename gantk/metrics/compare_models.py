@@ -486,7 +486,9 @@ def _say_compared(
                 number_text(score.value, score.decimals) + BEST * (system == best)
                 for system, score in of_systems.items()
             ]
-            name = ", ".join(filter(None, (short_metric_name(metric), about.unit)))
+            # fewer than of the first score, as where lesions are not seen
+            n = f"n = {about.n}" if about.n != next(iter(metrics.values())).n else ""
+            name = ", ".join(filter(None, (short_metric_name(metric), about.unit, n)))
             rows.append((direction, name, *values))
     titles = [*results, *map(baseline_words, first.baselines)]
     say(TextTable(("direction", "score", *titles), rows))

@@ -21,7 +21,7 @@ from gantk.guest import Say
 
 WHERE = "--pred, --truth"
 MAX_LISTED_NAMES = 5
-REMEDY = "give each image the name of its truth, or say whose files are whose: --layout and --truth-layout"
+REMEDY = "give each image the name of its truth, or say whose files are whose: --patient REGEX, or --layout and --truth-layout"
 SUFFIXES = ("_made", "_real")
 # the first of these by which every prediction has one truth of its own
 KEYS = (

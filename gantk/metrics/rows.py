@@ -201,9 +201,12 @@ def result_sentence(results: Results, *, unseen: bool = True) -> str:
     if clauses:
         clauses[0] = f"{_tested_on(results, unseen)} {clauses[0]}"
     for row in returned_rows(results):
-        details = results.metrics[row.key][row.metric].details
-        if "result" in details:
-            clauses.append(f"{row.direction}: {details['result']}")
+        score = results.metrics[row.key][row.metric]
+        if "result" in score.details:
+            clauses.append(f"{row.direction}: {score.details['result']}")
+        if row.name == "lesion contrast" and score.ends and score.ends[1] < 1:
+            kept = f"{row.value} {row.interval} of their contrast, where 1 is all"
+            clauses.append(f"{row.direction} keeps in lesions {kept}")
     clauses = [sets_sentence(results).removesuffix("."), *clauses]
     return " ".join(f"{clause[0].upper()}{clause[1:]}." for clause in filter(None, clauses))
 

@@ -340,3 +340,13 @@ def test_what_fares_worse_in_lesions_is_always_said(lesion, said, tone):
     sentence = result_sentence(found)
     assert (said in sentence) and ("By " in sentence) == bool(said)
     assert result_tone(found) == tone
+
+
+@pytest.mark.parametrize(("end", "is_said"), [(0.3, True), (1.2, False)])
+def test_lesions_that_lose_their_contrast_are_named(end, is_said):
+    found = result({"a_to_b": WON})
+    kept = Score(value=0.06, ci95=[-0.2, end], n=6, images=6)
+    found.metrics["a_to_b"]["lesion_contrast"] = kept
+
+    said = "T1 -> T2 keeps in lesions 0.0600 [-0.2000, 0.3000] of their contrast, where 1 is all."
+    assert (said in result_sentence(found)) == is_said
