@@ -136,8 +136,9 @@ def test_sweep_survives_killed_workers_and_driver(tmp_path, recipe, monkeypatch)
     # what had been reported is not trained again
     said = (trial / "output.txt").read_text()
     assert said.count("step 4/24") == 1
-    ended = [line for line in log.read_text().splitlines() if line.startswith("trial ")]
-    assert len(ended) == 2
+    # a trial that ended just before the driver was killed may be stopped again
+    lines = log.read_text().splitlines()
+    assert len({line.split()[1] for line in lines if line.startswith("trial ")}) == 2
     assert_as_if_left_alone(out, tmp_path / "alone")
 
 
