@@ -190,9 +190,8 @@ def _finish(begun: Training, say: Say) -> Run:
         if main:
             say_safely(f"report   {_write_report(folder)}")
             may_help = result_tone(scores.results) == "bad" and begun.choice.is_late
-            if any(scores.results.files.values()):
-                _say_whole_files(parts, folder, say_safely)
-            _say_end(parts, folder, may_help, say_safely)
+            has_files = any(scores.results.files.values())
+            _say_end(parts, folder, has_files, may_help, say_safely)
 
         parts.runtime.wait()
     return Run(folder.path)
@@ -209,23 +208,16 @@ def _scores_resumed(folder: RunFolder) -> Iterator[None]:
         raise Interrupted(f"{what} {again}") from None
 
 
-def _say_whole_files(parts: Parts, folder: RunFolder, say: Say) -> None:
-    """Say how to score whole files, which networks see resized, beside a baseline of their own."""
-    from gantk.terminal import say_next
-
-    path = parts.model.data.source.table().get("path")
-    if path:
-        command = f"gantk eval {argument(folder.path)} --data {argument(path)}"
-        say_next(f"{command}   # whole files", say)
-
-
-def _say_end(parts: Parts, folder: RunFolder, longer: bool, say: Say) -> None:
-    """Say what a finished run has used, and what can be done with it: a `longer` training, where that
-    may help.
+def _say_end(parts: Parts, folder: RunFolder, files: bool, longer: bool, say: Say) -> None:
+    """Say what a finished run has used, and what can be done with it: scores of whole `files`, which
+    networks see resized; a `longer` training, where that may help.
     """
     from gantk.terminal import duration, say_next
 
     run = argument(folder.path)
+    path = parts.model.data.source.table().get("path")
+    if files and path:
+        say_next(f"gantk eval {run} --data {argument(path)}   # whole files", say)
     used = folder.usage()
     if used.seconds is not None:
         line = f"used     {duration(used.seconds)} of training"

@@ -566,20 +566,15 @@ def evaluate(
 
     of_files = names or PAIR_METRICS
     models = {}
-    said: list[str] = []
-    if others or figures or (data and are_of_file_pairs(of_files)):
-        from gantk.metrics.compare_models import load_models, makes_single_images
-
-        models = load_models([run, *others], options["device"], said.append)
-        is_compared = others or figures or all(map(makes_single_images, models.values()))
-        models = models if is_compared else {}
+    if others or figures:
+        models = _load_models([run, *others], options)
+    elif data and are_of_file_pairs(of_files):
+        models = _load_models([run], options, only_single=True)
     found: dict
     if not run:
         del options["set"]
         found = compare(pred, truth, metrics=of_files, **files, **options)
     elif models:
-        for line in said:
-            options["say"](line)
         options |= {"metrics": of_files, "to": to}
         found = _compare_models(models, data, figures, overwrite, options)
     else:  # on its own scale, or as sets
@@ -587,6 +582,21 @@ def evaluate(
             raise click.UsageError("--to needs a model of single contrasts, and metrics of pairs")
         found = api.evaluate(run, metrics=names, data=data, **options)
     write_json(json_file, found, overwrite)
+
+
+def _load_models(names, options, only_single=False) -> dict:
+    """The models to be compared on scans; {} where one does not make single images, as it must if
+    `only_single`.
+    """
+    from gantk.metrics.compare_models import load_models, makes_single_images
+
+    said: list[str] = []
+    models = load_models(names, options["device"], said.append)
+    if only_single and not all(map(makes_single_images, models.values())):
+        return {}  # another way of scoring loads it, and says the same
+    for line in said:
+        options["say"](line)
+    return models
 
 
 def _compare_models(models, data, figures, overwrite, options) -> dict:

@@ -114,11 +114,11 @@ class Itk(Format):
 
     def files(self, path: Path) -> list[Path]:
         """The header's file and the file that holds the voxels, often the same one."""
-        return list(dict.fromkeys((path, self._open(path)[1].path)))
+        return list(dict.fromkeys((path, self._parse_file(path)[1].path)))
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
         """Read float32 (1, D, H, W) or (1, H, W); axes of one voxel are dropped."""
-        fields, stored = self._open(path)
+        fields, stored = self._parse_file(path)
         sitk = simpleitk()
         reader = sitk.ImageFileReader()
         reader.SetImageIO(self.reader)
@@ -182,7 +182,7 @@ class Itk(Format):
             raise OSError(errno.EIO, one_line(str(error).splitlines()[-1])) from error
         plain.rename(path)
 
-    def _open(self, path: Path) -> tuple[dict[str, str], Voxels]:
+    def _parse_file(self, path: Path) -> tuple[dict[str, str], Voxels]:
         with path.open("rb") as file:
             start = file.read(2**22)  # far more than a header has
 

@@ -200,15 +200,21 @@ def result_sentence(results: Results, *, unseen: bool = True) -> str:
         clauses += [f"by {name}, {clause}" for clause in _verdicts_in_words(results, own)]
     if clauses:
         clauses[0] = f"{_tested_on(results, unseen)} {clauses[0]}"
+    clauses = [sets_sentence(results).removesuffix("."), *clauses, *_without_verdicts(results)]
+    return " ".join(f"{clause[0].upper()}{clause[1:]}." for clause in filter(None, clauses))
+
+
+def _without_verdicts(results: Results) -> Iterator[str]:
+    """Yield what scores show that are compared with no baseline: the results of metrics in words, and
+    that lesions lose their contrast.
+    """
     for row in returned_rows(results):
         score = results.metrics[row.key][row.metric]
         if "result" in score.details:
-            clauses.append(f"{row.direction}: {score.details['result']}")
+            yield f"{row.direction}: {score.details['result']}"
         if row.name == "lesion contrast" and score.ends and score.ends[1] < 1:
             kept = f"{row.value} {row.interval} of their contrast, where 1 is all"
-            clauses.append(f"{row.direction} keeps in lesions {kept}")
-    clauses = [sets_sentence(results).removesuffix("."), *clauses]
-    return " ".join(f"{clause[0].upper()}{clause[1:]}." for clause in filter(None, clauses))
+            yield f"{row.direction} keeps in lesions {kept}"
 
 
 def sets_sentence(results: Results) -> str:

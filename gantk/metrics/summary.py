@@ -106,11 +106,7 @@ def _table(rows: Sequence[Row]) -> Iterator[str]:
             row.name += f", {row.sample.partition(' (')[0]}"
         row.direction = "" if title == above else title
         above = title
-        if row.unit and row.unit != "dB":  # "0.13 of range 2"
-            row.value = row.value.removesuffix(f" {row.unit}")
-            row.baseline = row.baseline.removesuffix(f" {row.unit}")
-            row.difference = row.difference.replace(f" {row.unit}", "")
-            row.name += "" if row.region else f", {unit_words(row.unit)}"
+        _move_unit(row)
         row.name = row.name.replace(" in the ", " in ")
         row.difference = f"{row.difference} {row.difference_interval}".rstrip()
         if names and not row.tone:
@@ -121,6 +117,19 @@ def _table(rows: Sequence[Row]) -> Iterator[str]:
         cells = [tuple(getattr(row, column) for column in columns) for row in rows]
         yield TextTable(tuple(columns.values()), cells, [COLOURS[row.tone] for row in rows])
     yield from meanings
+
+
+def _move_unit(row: Row) -> None:
+    """Write a unit other than dB, as of "0.13 of range 2", once behind the name: not in each cell, nor
+    again in the rows of regions.
+    """
+    if not row.unit or row.unit == "dB":
+        return
+    row.value = row.value.removesuffix(f" {row.unit}")
+    row.baseline = row.baseline.removesuffix(f" {row.unit}")
+    row.difference = row.difference.replace(f" {row.unit}", "")
+    if not row.region:
+        row.name += f", {unit_words(row.unit)}"
 
 
 def _baselines(results: Results, shown: Collection[str]) -> Iterator[str]:

@@ -143,7 +143,8 @@ def about_images(items: Sequence[Inspected], study: Study | None) -> Iterator[Pr
     if study:
         yield from _looks_like_other(items, study)
         yield from _one_range_for_several_scales(items, study)
-    yield from _copies(items, study)
+    yield from _exact_copies(items)
+    yield from _near_copies(items, study)
 
 
 def _domains(items: Iterable[Inspected]) -> dict[str, list[Inspected]]:
@@ -398,19 +399,22 @@ def _people_of_two_names(items: Iterable[Inspected]) -> Iterator[Problem]:
         yield problem("patients", what, (), remedy, "warning")
 
 
-def _copies(items: Iterable[Inspected], study: Study | None) -> Iterator[Problem]:
-    """Find exact copies of pixels, and near copies in one domain as the split finds them."""
-    from scipy.cluster.hierarchy import DisjointSet  # slow import
-
+def _exact_copies(items: Iterable[Inspected]) -> Iterator[Problem]:
+    """Find images with equal pixels."""
     by_digest = defaultdict(list)
     for item in items:
         if item.seen and item.seen.digest:
             by_digest[item.seen.digest].append(item)
-    exact = [group for group in by_digest.values() if len(group) > 1]
-    across = sum(len({*chain(*(item.domains for item in group))}) > 1 for group in exact)
+    groups = [group for group in by_digest.values() if len(group) > 1]
+    across = sum(len({*chain(*(item.domains for item in group))}) > 1 for group in groups)
     where = f" ({count_noun(across, 'group')} across domains)" if across else ""
-    groups = [[item.name for item in group] for group in exact]
-    yield from _about_copies("copies", f"exact copies of another image{where}", groups)
+    names = [[item.name for item in group] for group in groups]
+    yield from _about_copies("copies", f"exact copies of another image{where}", names)
+
+
+def _near_copies(items: Iterable[Inspected], study: Study | None) -> Iterator[Problem]:
+    """Find near copies in one domain, as the split finds them."""
+    from scipy.cluster.hierarchy import DisjointSet  # slow import
 
     known = study.fingerprints if study else {}
     whole = [item for item in items if item.records and item.records[0].id in known]
@@ -418,9 +422,10 @@ def _copies(items: Iterable[Inspected], study: Study | None) -> Iterator[Problem
     for i, j, _ in near_copies([known[item.records[0].id] for item in whole]):
         if whole[i].domains == whole[j].domains:
             near.merge(i, j)
-    groups = [[whole[n].name for n in sorted(each)] for each in near.subsets() if len(each) > 1]
+    groups = [sorted(group) for group in near.subsets() if len(group) > 1]
+    names = [[whole[place].name for place in group] for group in groups]
     changed = "near copies of another image (of another size, coding or position)"
-    yield from _about_copies("near-copies", changed, groups)
+    yield from _about_copies("near-copies", changed, names)
 
 
 def _about_copies(kind: str, what: str, groups: Sequence[Sequence[str]]) -> Iterator[Problem]:
