@@ -50,9 +50,10 @@ from gantk.metrics.compare_folders import (
 from gantk.metrics.comparing import Comparison, add_tests, compare_systems, gain_text
 from gantk.metrics.names import (
     BASELINES,
-    LESION_CONTRAST,
+    WITH_MASKS,
     baseline_words,
     join_words,
+    metric_words,
     name_systems,
     short_metric_name,
 )
@@ -102,6 +103,7 @@ INPUT = "identity"
 MAP = "intensity_map"
 TRUTH = "truth"  # the real images among the pictures of systems
 LESION_MASK = "lesion mask"  # 1 inside, among these pictures
+RESERVED = {INPUT, MAP, TRUTH, LESION_MASK}  # no names of systems
 MAX_SHOWN_IMAGES = 4
 BEST = "*"
 OF_ONE_SCORE = (
@@ -330,7 +332,7 @@ def _systems_of(models: Mapping[str, Model], pairs: Sequence[Pair]) -> list[Comp
     names = name_systems([*groups.values()])
     hash_of = cache(sha256_of)  # several models may ask for one file
     return [
-        ComparedModels(name, models, pairs, hash_of)
+        ComparedModels(f"model {name}" if name in RESERVED else name, models, pairs, hash_of)
         for name, models in zip(names, groups.values(), strict=True)
     ]
 
@@ -504,8 +506,9 @@ def _say_compared(
         heads = ("direction", "score", f"{mine} against", "better by", "p, corrected")
         say(TextTable(heads, tests))
         say(with_label("note", OF_ONE_SCORE.format(len(compared.tests))))
-    if any("lesion_contrast" in metrics for metrics in first.metrics.values()):
-        say(with_label("note", ": ".join(LESION_CONTRAST)))
+    scored = {metric for metrics in first.metrics.values() for metric in metrics}
+    for metric in scored.intersection(WITH_MASKS):
+        say(with_label("note", ": ".join(metric_words(metric))))
     sentences = []
     for name, own in results.items():
         sentences.append(f"{name}: {result_sentence(own)}")

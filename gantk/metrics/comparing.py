@@ -72,19 +72,16 @@ def correct_tests(tests: Sequence[PairedTest]) -> None:
     """Correct the p-values of tests of one family, in place: `holm` (Holm, 1979) controls the chance
     of any false finding, `of` is the number of tests.
     """
-    _correct(tests, "holm", "of")
+    for test, p in zip(tests, holm_of([test.p for test in tests]), strict=True):
+        test.holm = p
+        test.of = len(tests)
 
 
 def _correct_primary(tests: Sequence[PairedTest]) -> None:
     """Correct the tests of the first score of each direction for themselves alone."""
-    _correct(tests, "primary_p", "primary_of")
-
-
-def _correct(tests: Sequence[PairedTest], corrected: str, count: str) -> None:
-    """Set what tests state as corrected p-value and as the number of tests."""
     for test, p in zip(tests, holm_of([test.p for test in tests]), strict=True):
-        setattr(test, corrected, p)
-        setattr(test, count, len(tests))
+        test.primary_p = p
+        test.primary_of = len(tests)
 
 
 def holm_of(values: Sequence[float]) -> list[float]:

@@ -200,12 +200,7 @@ class Scorer:
             return
 
         shown = self.data.centre(self.reals.network_inputs(sources))
-        with Work("baselines"):
-            baselines = {name: make(shown) for name, make in self.baselines(to)}
-        start = written.pop(START, None)
-        if start and start.images.isfinite().flatten(1).all(1).any():
-            baselines[START] = start.images
-
+        baselines = self._baseline_images(to, shown, written.pop(START, None))
         made = {key + system: own.images for system, own in written.items()}
         results.metrics |= {name: {} for name in made}
         if pairs and self.pairs.metrics:
@@ -215,11 +210,7 @@ class Scorer:
             padding = written[""].padding
             made = {name: torch.where(padding, real, own) for name, own in made.items()}
             baselines = {name: torch.where(padding, real, own) for name, own in baselines.items()}
-            lines = score_pairs(results, key, self.pairs, made, baselines, references)
-            self.tested[key] = Tested(self.data, pairs, to, shown, made[key], references, lines)
-            alarms = alarm_of_regions(references), alarm_of_contrast(made[key], real)
-            if said := ". ".join(filter(None, alarms)):
-                results.alarms[key] = said
+            self._score_pairs(results, pairs, to, shown, made, baselines, references)
         else:
             real = self.reals.test_images(to)
         if not pairs:
@@ -229,6 +220,36 @@ class Scorer:
             group = self.reals.group(shown, sources)
             about = replace(group, inputs=group.images, to=to)
             self._score_sets(results, key, to, made, baselines, about)
+
+    def _baseline_images(
+        self, to: str, sources: Tensor, start: Written | None
+    ) -> dict[str, Tensor]:
+        """What the baselines make of sources, by name, and what the model made from which the training
+        started, unless it is broken.
+        """
+        with Work("baselines"):
+            found = {name: make(sources) for name, make in self.baselines(to)}
+        if start and start.images.isfinite().flatten(1).all(1).any():
+            found[START] = start.images
+        return found
+
+    def _score_pairs(
+        self,
+        results: Results,
+        pairs: list[Pair],
+        to: str,
+        inputs: Tensor,
+        made: Mapping[str, Tensor],
+        baselines: Mapping[str, Tensor],
+        references: References,
+    ) -> None:
+        """Score images against their truth; adds scores and alarms to results, and to `self.tested`."""
+        key = direction_to(to)
+        lines = score_pairs(results, key, self.pairs, made, baselines, references)
+        self.tested[key] = Tested(self.data, pairs, to, inputs, made[key], references, lines)
+        alarms = alarm_of_regions(references), alarm_of_contrast(made[key], references.images)
+        if said := ". ".join(filter(None, alarms)):
+            results.alarms[key] = said
 
     def _translate_some(self, sources: Sequence[Record], to: str, translators: Translators) -> None:
         """Translate the images that are shown, where none are scored."""

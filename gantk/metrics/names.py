@@ -57,6 +57,24 @@ BASELINES = {
     ),
 }
 
+# metrics that no recipe names, by their score
+WITH_MASKS = {
+    "lesion_contrast": Entry(
+        "metric",
+        "lesion_contrast",
+        "gantk.metrics.pairs:LesionContrast",
+        "gantk, computed wherever there are lesion masks",
+        words={
+            "lesion_contrast": (
+                "Lesion contrast",
+                "The lesion minus its surroundings (no holes of its mask), output over truth: 1 is kept,"
+                " 0 gone, below 0 inverted; of lesions that differ from them by half a standard"
+                " deviation of the tissue.",
+            )
+        },
+    )
+}
+
 
 def name_systems(systems: Sequence[Mapping[str, Any]]) -> list[str]:
     """The name of each system, which is its models or the records of its runs by path: the end of the
@@ -133,13 +151,6 @@ def unit_words(unit: str) -> str:
     return unit.replace("of range", "gray range")
 
 
-LESION_CONTRAST = (
-    "Lesion contrast",
-    "The lesion minus its surroundings (no holes of its mask), output over truth: 1 is kept, 0 gone,"
-    " below 0 inverted; of lesions that differ from them by half a standard deviation of the tissue.",
-)
-
-
 def split_region(score: str) -> tuple[str, str]:
     """A score's name without its region, and the region at its end; "" for the whole image."""
     for region, suffix in SUFFIXES.items():
@@ -149,9 +160,9 @@ def split_region(score: str) -> tuple[str, str]:
 
 
 def region_of(score: str) -> str:
-    """The region that a score is of; "" for the whole image."""
-    plain, region = split_region(score)
-    return "lesion" if plain == "lesion_contrast" else region
+    """The region that a score is of, a word of its name; "" for the whole image."""
+    words = score.split("_")
+    return next((region for region in REGIONS if region in words), "")
 
 
 def metric_of_score(score: str) -> tuple[Entry, str]:
@@ -159,11 +170,8 @@ def metric_of_score(score: str) -> tuple[Entry, str]:
     metric's own; UserError where no metric does.
     """
     plain, region = split_region(score)
-    metric = registry().metric_of(plain)
-    if plain == "lesion_contrast":
-        target = "gantk.metrics.pairs:LesionContrast"
-        metric = Entry("metric", plain, target, "gantk, computed wherever there are lesion masks")
-    elif not metric or not (metric.section or plain in (metric.name, *metric.words)):
+    metric = WITH_MASKS.get(plain) or registry().metric_of(plain)
+    if not metric or not (metric.section or plain in (metric.name, *metric.words)):
         metric = registry().get("metric", score)
     if score == metric.name:
         return metric, ""
@@ -175,7 +183,9 @@ def _words_of(score: str) -> tuple[str, str, str]:
     """Name and meaning of a score, and what stands behind a metric's name in it: `kid_random` is a
     KID by `random` features; ("", "", "") where they are not known.
     """
-    known = registry().words("metric") | {"lesion_contrast": LESION_CONTRAST}
+    known = registry().words("metric")
+    for metric in WITH_MASKS.values():
+        known |= metric.words
     head, _, rest = score.partition("_")
     if score in known:
         return *known[score], ""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gantk.errors import UserError, shape_or_type
 from gantk.losses.structure import dilate
+from gantk.runs.results import Score
 
 CEILING = 100.0  # dB, the PSNR of equal images
 # pixels of SSIM's Gaussian windows
@@ -258,16 +259,15 @@ class LesionContrast(PairMetric):
     name = "lesion_contrast"
     unit = ""
     higher_is_better = None
-    in_mask = f"lesion_contrast/ring-of-tissue-outside-the-filled-mask-of-{RING:g}-of-the-side/output-over-truth/seen-above-{MIN_LESION_CONTRAST:g}-deviations-of-tissue"
+    in_mask = f"{name}/ring-of-tissue-outside-the-filled-mask-of-{RING:g}-of-the-side/output-over-truth/seen-above-{MIN_LESION_CONTRAST:g}-deviations-of-tissue"
 
     def _scores(
         self, output: Tensor, reference: Tensor, masks: Sequence[Tensor | None]
     ) -> list[Tensor]:
         mask, *tissue = masks
         if mask is None:
-            raise UserError(
-                "the metric 'lesion_contrast' needs lesion masks", where="evaluate.metrics"
-            )
+            what = f"the metric '{self.name}' needs lesion masks"
+            raise UserError(what, where="evaluate.metrics")
 
         inside = mask[:, :1]
         width = max(1, round(RING * min(output.shape[-2:])))
@@ -284,6 +284,12 @@ class LesionContrast(PairMetric):
         deviation = _channel_means((reference - mean).square(), seen).sqrt()
         is_hidden = (real.abs() < MIN_LESION_CONTRAST * deviation).all(1)
         return [torch.where(is_hidden, torch.nan, factor)]
+
+    @staticmethod
+    def result(score: Score, figures: str) -> str:
+        """What a model does to lesions, in words, where it surely loses contrast; else ""."""
+        is_lost = score.ends and score.ends[1] < 1
+        return f"keeps in lesions {figures} of their contrast, where 1 is all" if is_lost else ""
 
 
 def _without_holes(masks: Tensor) -> Tensor:

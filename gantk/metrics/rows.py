@@ -17,6 +17,7 @@ from gantk.metrics.names import (
     AFTER_POSTS,
     CEILING,
     FOREGROUND,
+    WITH_MASKS,
     baseline_words,
     join_words,
     metric_words,
@@ -205,16 +206,15 @@ def result_sentence(results: Results, *, unseen: bool = True) -> str:
 
 
 def _without_verdicts(results: Results) -> Iterator[str]:
-    """Yield what scores show that are compared with no baseline: the results of metrics in words, and
-    that lesions lose their contrast.
-    """
+    """Yield what scores show that are compared with no baseline: the results of metrics in words."""
     for row in returned_rows(results):
         score = results.metrics[row.key][row.metric]
         if "result" in score.details:
             yield f"{row.direction}: {score.details['result']}"
-        if row.name == "lesion contrast" and score.ends and score.ends[1] < 1:
-            kept = f"{row.value} {row.interval} of their contrast, where 1 is all"
-            yield f"{row.direction} keeps in lesions {kept}"
+        if row.metric in WITH_MASKS:
+            metric = WITH_MASKS[row.metric].load()
+            said = metric.result(score, f"{row.value} {row.interval}")
+            yield f"{row.direction} {said}" if said else ""
 
 
 def sets_sentence(results: Results) -> str:

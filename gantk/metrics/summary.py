@@ -97,26 +97,33 @@ def summary_lines(results: Results, said: Collection[str] = ()) -> Iterator[str]
 def _table(rows: Sequence[Row]) -> Iterator[str]:
     """Yield a table of scores, and what some scores mean."""
     meanings = [*_meanings(rows)]
-    names = dict.fromkeys(row.baseline_name for row in rows if row.tone)
-    above = ""
-    samples = {row.direction: row.sample for row in reversed(rows)}  # of the first scores
-    for row in rows:
-        title = row.direction
-        if names and row.sample != samples[title]:
-            row.name += f", {row.sample.partition(' (')[0]}"
-        row.direction = "" if title == above else title
-        above = title
+    columns = WITHOUT_BASELINES
+    if any(row.tone for row in rows):
+        columns = BESIDE_BASELINES
+        _write_samples(rows)
+    titles = [row.direction for row in rows]
+    for row, above in zip(rows, ["", *titles], strict=False):
+        row.direction = "" if row.direction == above else row.direction
         _move_unit(row)
         row.name = row.name.replace(" in the ", " in ")
         row.difference = f"{row.difference} {row.difference_interval}".rstrip()
-        if names and not row.tone:
-            row.value = f"{row.value} {row.interval}".rstrip()
         row.interval = row.interval or NO_VALUE
     if rows:
-        columns = BESIDE_BASELINES if names else WITHOUT_BASELINES
         cells = [tuple(getattr(row, column) for column in columns) for row in rows]
         yield TextTable(tuple(columns.values()), cells, [COLOURS[row.tone] for row in rows])
     yield from meanings
+
+
+def _write_samples(rows: Sequence[Row]) -> None:
+    """Write what a table beside baselines has no column for: behind a name the sample, where it is not
+    that of the direction's first score, and behind a value without a verdict its interval.
+    """
+    samples = {row.direction: row.sample for row in reversed(rows)}  # of the first scores
+    for row in rows:
+        if row.sample != samples[row.direction]:
+            row.name += f", {row.sample.partition(' (')[0]}"
+        if not row.tone:
+            row.value = f"{row.value} {row.interval}".rstrip()
 
 
 def _move_unit(row: Row) -> None:
@@ -125,7 +132,7 @@ def _move_unit(row: Row) -> None:
     """
     if not row.unit or row.unit == "dB":
         return
-    row.value = row.value.removesuffix(f" {row.unit}")
+    row.value = row.value.replace(f" {row.unit}", "")
     row.baseline = row.baseline.removesuffix(f" {row.unit}")
     row.difference = row.difference.replace(f" {row.unit}", "")
     if not row.region:

@@ -337,18 +337,12 @@ def _looks_like_other(items: Sequence[Inspected], study: Study) -> Iterator[Prob
     more than a quarter of the trained images look like the other; nor of T1 with a contrast agent, as
     what takes it up may be as bright as in T2.
     """
-    first_domain, *_ = study.table.domains
-    if says_agent(*study.table.domains):
-        return
-    held_out = {each.id for name in ("validation", "test") for each in study.splits.get(name, ())}
     compared = [item for item in items if item.look and len(item.domains) == 1]
+    first_domain, *_ = study.table.domains
     in_first = np.array([item.domains == [first_domain] for item in compared], bool)
-    is_tested = np.array([any(x.id in held_out for x in item.records) for item in compared], bool)
-    sides = [in_first & ~is_tested, ~in_first & ~is_tested]
-    if min(map(np.sum, sides)) < MIN_IMAGES:
-        sides = [in_first, ~in_first]
+    sides = _compared_with(compared, in_first, study)
     smaller = min(map(np.sum, sides))
-    if smaller < MIN_IMAGES:
+    if smaller < MIN_IMAGES or says_agent(*study.table.domains):
         return
 
     first, second = (_third_nearest(compared, side) for side in sides)
@@ -363,6 +357,17 @@ def _looks_like_other(items: Sequence[Inspected], study: Study) -> Iterator[Prob
     if is_other.any() and not are_alike and usual <= MAX_USUAL_LOG_RATIO:
         names = [compared[n].name for n in np.flatnonzero(is_other)]
         yield problem("contrast", "these images look more like those of the other domain:", names)
+
+
+def _compared_with(
+    items: Sequence[Inspected], in_first: np.ndarray, study: Study
+) -> list[np.ndarray]:
+    """Which images (N,) of each domain others are compared with: trained ones, where these are enough."""
+    held_out = {each.id for name in ("validation", "test") for each in study.splits.get(name, ())}
+    is_trained = np.array([held_out.isdisjoint(x.id for x in item.records) for item in items], bool)
+    sides = [in_first, ~in_first]
+    trained = [side & is_trained for side in sides]
+    return sides if min(map(np.sum, trained)) < MIN_IMAGES else trained
 
 
 def _third_nearest(items: Sequence[Inspected], side: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -389,23 +390,22 @@ def _compare(systems: Sequence[System]) -> Comparison:
 
 def _common_images(systems: Sequence[System]) -> dict[str, list[ShownImage]]:
     """By direction in words the test images that every system saved in one size, with all outputs."""
-    names = [system.name for system in systems]
-    by_system = [system.saved_images for system in systems]
-    common: dict[str, list[ShownImage]] = {}
+    kinds = {f"output {system.name}": system.name for system in systems}
+    saved = [system.saved_images for system in systems]
     labels = label_patients(*(run for system in systems for run in system.runs))
-    for same in [key for key in by_system[0] if all(key in own for own in by_system)]:
-        drawn = [pictures(*own[same]) for own in by_system]
+    common: dict[str, list[ShownImage]] = defaultdict(list)
+    for same, (_, stored) in saved[0].items():
+        if not all(same in images for images in saved):
+            continue
+        drawn = [pictures(*images[same]) for images in saved]
         # networks of other sizes are not drawn side by side
         if all(drawn) and len({each["output"].shape for each in drawn}) == 1:
             label = same[0]
-            titles = titles_of(label, {f"output {name}": name for name in names})
             shown = {kind: pixels for kind, pixels in drawn[0].items() if kind != "output"}
-            shown |= {
-                f"output {name}": each["output"] for name, each in zip(names, drawn, strict=True)
-            }
-            stored = by_system[0][same][1]
+            shown |= zip(kinds, (each["output"] for each in drawn), strict=True)
+            titles = titles_of(label, kinds)
             image = ShownImage(labels[stored.patient], shown, titles, stored.units[1], stored)
-            common.setdefault(label, []).append(image)
+            common[label].append(image)
     return common
 
 
