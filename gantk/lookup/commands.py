@@ -107,16 +107,10 @@ def show(ctx, kind, name, profile, full) -> None:
 
     kind = kind.removeprefix("train.").removeprefix("data.")
     if name:
-        if kind == "metric":
-            from gantk.metrics.names import metric_of_score
-
-            entry, about = metric_of_score(name)
-        else:
-            entry = load().registry.get(kind, name)
-            about = entry.paper
+        entry = load().registry.get(kind, name)
         head = styled(f"{entry.kind} {entry.name}", "bold") + styled(f"  from {entry.owner}")
-        if about:
-            head += styled(f"\n\n{about}")
+        if entry.paper:
+            head += styled(f"\n\n{entry.paper}")
         _show_options(head, entry.load(), entry)
     elif kind in TABLES:
         where, target = TABLES[kind]

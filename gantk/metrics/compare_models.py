@@ -91,12 +91,9 @@ RELEASED_AGAIN = (
     " other names"
 )
 OF_SETS = (
-    "score sets of images, one run at a time: gantk eval RUN --data PATH --metrics kid. Runs that were"
-    " tested on the same images: gantk report RUN OTHER"
-)
-OF_FILES = (
-    "score sets of files: gantk translate MODEL PATH OUT, then gantk eval --pred OUT --truth REAL --metrics"
-    " kid"
+    "score sets of images, one run at a time: gantk eval RUN --data PATH --metrics kid; of a paired packed"
+    " model, gantk translate MODEL PATH OUT, then gantk eval --pred OUT --truth REAL --metrics kid. Runs"
+    " that were tested on the same images: gantk report RUN OTHER"
 )
 # baselines, which any model must beat: they are scored too
 INPUT = "identity"
@@ -192,10 +189,8 @@ def compare_models(
         say(f"layout   {read_by}")
     all_pairs = _whole_pairs(records)
     if not all_pairs:
-        # a paired packed model has no training images beside which others could be sets
-        are_packed = any(x.packed and x.method.paired for x in loaded.values())
-        remedy = OF_FILES if are_packed else OF_SETS
-        raise UserError(f"'{data}' has no registered pairs", where="--data", remedy=remedy)
+        what = f"'{data}' has no registered pairs"
+        raise UserError(what, where="--data", remedy=OF_SETS)
     if len({model.method.paired for model in loaded.values() if model.run}) > 1:
         say(with_label("note", NO_COMPARISON))
     systems = _systems_of(loaded, all_pairs)

@@ -17,10 +17,6 @@ from gantk.plugin.registry import Entry
 FOREGROUND = "_foreground"
 LESION = "_lesion"
 SUFFIXES = {"whole": "", "foreground": FOREGROUND, "lesion": LESION}
-REGIONS = {
-    "foreground": "only over pixels that are not air in the real image or the input",
-    "lesion": "only over the lesion masks",
-}
 # the end of what names of folders have in common, before the number of a fold or a seed
 SERIAL = re.compile(r"(?<=\w)[\W_]+(fold|seed)?[\W_]*$", re.IGNORECASE)
 AFTER_POSTS = ", after the post-steps"  # the end of the title of a direction
@@ -162,21 +158,7 @@ def split_region(score: str) -> tuple[str, str]:
 def region_of(score: str) -> str:
     """The region that a score is of, a word of its name; "" for the whole image."""
     words = score.split("_")
-    return next((region for region in REGIONS if region in words), "")
-
-
-def metric_of_score(score: str) -> tuple[Entry, str]:
-    """The metric that computes a score of tables and of metrics.json, and what this score is beside the
-    metric's own; UserError where no metric does.
-    """
-    plain, region = split_region(score)
-    metric = WITH_MASKS.get(plain) or registry().metric_of(plain)
-    if not metric or not (metric.section or plain in (metric.name, *metric.words)):
-        metric = registry().get("metric", score)
-    if score == metric.name:
-        return metric, ""
-    name, meaning = metric_words(plain)
-    return metric, ": ".join(filter(None, [score, name, REGIONS.get(region, meaning)]))
+    return next((region for region in SUFFIXES if region in words), "")
 
 
 def _words_of(score: str) -> tuple[str, str, str]:

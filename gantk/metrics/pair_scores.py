@@ -98,29 +98,32 @@ class PairScorer:
     ) -> pd.DataFrame:
         """The table of outputs (N, C, *size) in network intensities, see `gantk.metrics.table`."""
         names = references.names or range(len(output))
-        lines: dict[str, list[pd.DataFrame]] = {row: [] for row in self.rows_of}
+        about = {
+            "direction": direction,
+            "system": system,
+            "image": [*map(str, names)],
+            "patient": references.patients,
+            "finite": output.isfinite().flatten(1).all(1).cpu().numpy(),
+        }
+        found: dict[str, list[Tensor]] = {row: [] for row in self.rows_of}
         for first in track(range(0, len(output), self.batch), system, "batch"):
             part = slice(first, first + self.batch)
             made = output[part].to(self.device)
-            about = {
-                "direction": direction,
-                "system": system,
-                "image": [*map(str, names[part])],
-                "patient": references.patients[part],
-                "finite": made.isfinite().flatten(1).all(1).cpu().numpy(),
-            }
-            for row, value, after in self._scores_of_batch(made, references, part):
-                corrected = torch.full_like(value, torch.nan) if after is None else after
-                values = value.cpu().double().numpy()
-                own = lines_of([row] * len(values), values, **about)
-                lines[row].append(own.assign(corrected=corrected.cpu().double().numpy()))
-        parts = [each for of_row in lines.values() for each in of_row]
+            for row, *values in self._scores_of_batch(made, references, part):
+                found[row].append(torch.stack(values).cpu().double())
+        parts = []
+        for row, of_batches in found.items():
+            if of_batches:
+                value, corrected = torch.cat(of_batches, 1).numpy()
+                parts.append(lines_of([row] * len(value), value, **about, corrected=corrected))
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
 
     def _scores_of_batch(
         self, made: Tensor, references: References, part: slice
-    ) -> Iterator[tuple[str, Tensor, Tensor | None]]:
-        """Yield rows with their scores (n,) of some images, before and after the linear correction."""
+    ) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Yield rows with their scores (n,) of some images, before and after the linear correction; NaN
+        where that has no score.
+        """
         masks = self._masks_of(references, part)
         real = references.images[part].to(self.device)
         images = {}  # by unit: outputs and references
@@ -152,11 +155,11 @@ class PairScorer:
                 of_tissue = {suffix: mask for suffix, mask in regions.items() if suffix != LESION}
                 after = _in_regions(metric, corrected, real, of_tissue)
             for suffix, value in values.items():
-                yield metric.name + suffix, value, after.get(suffix)
+                yield metric.name + suffix, value, after.get(suffix, value * torch.nan)
 
         if self.contrast.name in self.rows_of and LESION in masks:
             (kept,) = self.contrast.in_regions(made, real, [masks[LESION], inside])
-            yield self.contrast.name, kept, None
+            yield self.contrast.name, kept, kept * torch.nan
 
     def _masks_of(self, references: References, part: slice) -> dict[str, Tensor | None]:
         """The mask of each region that is known and selected; None for the whole image."""

@@ -1,5 +1,5 @@
-"""LPIPS of images and volumes, by the package lpips with weights that are downloaded, read from a
-folder or random.
+"""LPIPS of images and volumes, by the package lpips with weights that are downloaded or read from a
+folder.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from gantk.files import MAX_TENSORS_BYTES, regular_file
 from gantk.metrics.pairs import PairMetric
 from gantk.metrics.sets import pictures_of
 from gantk.nets.pretrained import weights_file
-from gantk.plugin.spec import Seed
 
 # torchvision's file of weights; the smallest side in pixels for which the last layer has an output
 NETS = {
@@ -34,12 +33,9 @@ class LPIPS(PairMetric):
     0.1 of the package lpips. Images are scaled to [-1, 1] (black to white) and not clipped. Images
     of 3 channels are colour images. Otherwise each channel is scored as a gray image, a volume by
     its three middle slices, and the mean is returned. Missing weights are an error.
-
-    With weights = "random" the metric is named lpips_random and is not LPIPS: the network's weights
-    are drawn from a seed, and all activations have the same weight. It measures differences of
-    edges and textures, and needs no file.
     """
 
+    name = "lpips"
     unit = ""
     higher_is_better = False
     in_mask = None
@@ -51,19 +47,15 @@ class LPIPS(PairMetric):
         *,
         # network: AlexNet, VGG16 or SqueezeNet 1.1
         net: Literal["alex", "vgg", "squeeze"] = "alex",
-        # random: needs no file; the metric is then named lpips_random
-        weights: Literal["pretrained", "random"] = "pretrained",
-        seed: Seed = 0,  # seed of the random weights
     ):
         super().__init__(data_range, dims)
-        drawn = weights == "random"
+        self.net = net
         self.smallest = NETS[net][1]
-        self.name = "lpips_random" if drawn else "lpips"
-        self.which = f"net={net}-random-seed-{seed}" if drawn else f"version-0.1/net={net}"
-        self.network = lpips_network(net, seed if drawn else None)
+        self.network = lpips_network(net)
 
     def _method(self) -> str:
-        return f"{super()._method()}/{self.which}" + ("/middle-slices" if self.dims == 3 else "")
+        slices = "/middle-slices" if self.dims == 3 else ""
+        return f"{super()._method()}/version-0.1/net={self.net}{slices}"
 
     def _score(self, output: Tensor, reference: Tensor, mask: Tensor | None) -> Tensor:
         self.network.to(output.device)
@@ -72,26 +64,21 @@ class LPIPS(PairMetric):
         return torch.stack([self.network(*pair).flatten() for pair in pairs]).mean(0)
 
 
-def lpips_network(net: str, seed: int | None) -> nn.Module:
-    """The package's network with random weights of a seed and equal layer weights, or (None) with
-    published weights.
+def lpips_network(net: str) -> nn.Module:
+    """The package's network with published weights.
 
-    Published backbone weights come from $GANTK_WEIGHTS, torch's cache or the web, else UserError;
+    Backbone weights come from $GANTK_WEIGHTS, torch's cache or the web, else UserError;
     the layer weights fitted to people's judgement come with the package. The global random
     generator's state is restored.
     """
     import lpips
 
     file = NETS[net][0]
-    path = weights_file(file) if seed is None else None
+    path = weights_file(file)
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")  # it uses an argument that torchvision has deprecated
-            torch.default_generator.manual_seed(seed or 0)
-            network = lpips.LPIPS(
-                net=net, verbose=False, pnet_rand=seed is not None or bool(path), lpips=seed is None
-            )
-
+            network = lpips.LPIPS(net=net, verbose=False, pnet_rand=path is not None)
         if path is not None:
             weights = torch.load(
                 regular_file(path, max_bytes=MAX_TENSORS_BYTES),
@@ -105,12 +92,7 @@ def lpips_network(net: str, seed: int | None) -> nn.Module:
     except Exception as error:  # no network, a damaged file, or the weights of another network
         what = f"'{path}' does not contain" if path else "this machine lacks and cannot download"
         what += f" the weights of the network '{net}' of lpips ({one_line(error)})"
-        remedy = (
-            f"put {file} of torchvision into a folder and set GANTK_WEIGHTS to it, or set weights ="
-            ' "random"'
-        )
-        raise UserError(
-            what, where="evaluate.metrics", remedy=f"{remedy} (the score is then not LPIPS)"
-        ) from None
+        remedy = f"put {file} of torchvision into a folder and set GANTK_WEIGHTS to it"
+        raise UserError(what, where="evaluate.metrics", remedy=remedy) from None
 
     return network.eval().requires_grad_(False)

@@ -221,9 +221,7 @@ def test_runs_without_pairs_stand_side_by_side(unpaired_runs, tmp_path):
     text, page = compared(runs, tmp_path / "page.html")
     assert text.startswith("result Without registered pairs nothing here says whether an image is")
     assert text.count("Without registered pairs") == 1
-    assert "direction score weak strong other real images" in text
-    values = " ".join(f"{score['value']:.3f}" for score in kept)
-    assert f"NMI with input {values}" in text
+    assert [f"{score['value']:.3f}" in page for score in kept] == [True, True]
     assert [score["images"] for score in kept] == [6, 6]
     assert "none compares an output with its true image" in page
     alone, _ = compared(runs[:1], None)
@@ -235,12 +233,12 @@ def test_runs_without_pairs_stand_side_by_side(unpaired_runs, tmp_path):
         scores["kid_random"]["value"] += 1.0
     write_json(other, results)
     text, _ = compared(runs, tmp_path / "page.html")
-    assert "on other sizes or gray values" in text and "direction score" not in text
+    assert "on other sizes or gray values" in text
     for scores in results["metrics"].values():
         del scores["nmi_input"]
     write_json(other, json.loads(json.dumps(results).replace("kid_random", "kid_other")))
     text, _ = compared(runs, tmp_path / "page.html")
-    assert "no score in common" in text and "direction score" not in text
+    assert "no score in common" in text
 
 
 def compared(runs, page):

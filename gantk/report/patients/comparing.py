@@ -7,9 +7,10 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 
 import pandas as pd
@@ -26,7 +27,7 @@ from gantk.metrics.compare_models import (
     ModelComparison,
 )
 from gantk.metrics.comparing import Comparison, SystemTest, compare_systems
-from gantk.metrics.names import CEILING, baseline_words, join_words, short_metric_name
+from gantk.metrics.names import join_words
 from gantk.metrics.references import GRAY_VALUES
 from gantk.metrics.rows import patients_are_known, sets_sentence, unlike_inputs
 from gantk.metrics.summary import with_label
@@ -59,8 +60,8 @@ from gantk.report.scores import (
 )
 from gantk.report.words import ARROW
 from gantk.runs.folder import flat
-from gantk.runs.results import NO_VALUE, Results, ScoresByMetric
-from gantk.terminal import TextTable, warn
+from gantk.runs.results import Results, ScoresByMetric
+from gantk.terminal import warn
 
 OTHER_IMAGES = (
     "These runs were not scored on the same test images, so their scores cannot be compared. Give the"
@@ -131,7 +132,8 @@ def write_report(
         _say_result(systems[0], say)
         if figures is not None:
             (record,) = named.values()
-            images = {found.label: found.cases for found in shown_patients(record)}
+            patients = shown_patients(record)
+            images = {found.label: found.cases for found in patients if found.cases}
             of_runs = _about_runs(named, [*named], "")
             results = {"model": record.results}
             _write_figures(figures, [*named], results, images, of_runs, rows, overwrite, say)
@@ -155,9 +157,6 @@ def write_report(
     for caution in cautions:
         say(with_label("note", caution))
     results = {one.name: one.results for one in systems}
-    summary = summarise_systems(results)
-    if of_sets and not reason:
-        say(_side_by_side(summary, [*results]))
     common = _common_images(systems)
     if figures is not None:
         of_runs = _about_runs(named, [*results], reason or unequal, compared.tests)
@@ -171,7 +170,7 @@ def write_report(
         cautions=cautions,
         runs=named,
         oriented=all(map(shows_left_and_right, named.values())),
-        grids=[*grids(summary)],
+        grids=[*grids(summarise_systems(results))],
         tests=compared.tests,
         of_sets=bool(of_sets),
         how_to_save=HOW_TO_SAVE,
@@ -272,9 +271,8 @@ def _write_figures(
     overwrite: bool,
     say: Say,
 ) -> None:
-    """Write scores.csv, scores.tex, losses as SVG, and so many images of each direction, the first of
-    each patient before further ones, as PNG and PDF, with a caption; UserError where there are neither
-    scores nor images.
+    """Write scores.csv, scores.tex, losses as SVG, and so many images of each direction as PNG and PDF,
+    with a caption.
     """
     contents = {}
     summary = summarise_systems(results)
@@ -292,44 +290,43 @@ def _write_figures(
     for name, drawn in about.losses.items():
         contents[f"losses_{re.sub(NOT_IN_NAMES, '_', name)}.svg"] = drawn.encode()
     for label, of_direction in images.items():
-        if of_direction:
-            labels = pd.Series([image.label for image in of_direction])
-            numbers = labels.groupby(labels).cumcount().sort_values(kind="stable")
-            labels += (", image " + (numbers + 1).astype(str)).where(numbers > 0, "")
-            shown = rows_of(
-                replace(of_direction[place], label=labels[place]) for place in numbers.index[:rows]
-            )
-            cases = [(case.label, pictures) for case, pictures in shown.cases]
-            figure = draw_figure(cases, shown.largest.removesuffix(f" {GRAY_VALUES}"))
-            stem = re.sub(NOT_IN_NAMES, "_", label.replace(ARROW, "_to_"))
-            for kind in ("png", "pdf"):
-                file = io.BytesIO()
-                figure.save(file, kind, dpi=(DPI, DPI), quality=95)
-                contents[f"{stem}.{kind}"] = file.getvalue()
-            contents[f"{stem}.txt"] = _caption(label, names, shown, about).encode()
-    has_figures = any(images.values())
-    if has_figures:
+        shown = rows_of(_first_of_patients(of_direction, rows))
+        cases = [(case.label, pictures) for case, pictures in shown.cases]
+        figure = draw_figure(cases, shown.largest.removesuffix(f" {GRAY_VALUES}"))
+        stem = re.sub(NOT_IN_NAMES, "_", label.replace(ARROW, "_to_"))
+        for kind in ("png", "pdf"):
+            file = io.BytesIO()
+            figure.save(file, kind, dpi=(DPI, DPI), quality=95)
+            contents[f"{stem}.{kind}"] = file.getvalue()
+        contents[f"{stem}.txt"] = _caption(label, names, shown, about).encode()
+    if images:
         key = pd.Series(about.labels, name="in figures")
         contents["names.csv"] = key.to_csv(index_label="name").encode()
     else:
         common = " in common, which need one split and one data.size" if len(names) > 1 else ""
         warn(f"no figure is drawn: {join_words(names)} saved no test images{common}. {HOW_TO_SAVE}")
-        if summary.empty:
-            remedy = "score the run first: gantk eval RUN"
-            raise UserError(
-                "there are no scores and no test images", where="--figures", remedy=remedy
-            )
 
     made = make_folder(Path(folder), private=True)
     for name in contents:  # all are written or none
         expect_file(made / name, "--figures", overwrite=overwrite)
     for name, content in contents.items():
         write_output(made / name, content, private=True)
-    if has_figures:
+    if images:
         say(
             f"figures  {folder}: PNG and PDF, at most {WIDTH_MM} mm wide at {DPI} dpi; captions as texts;"
             " losses of runs as SVG. Figures have numbers in place of names; names.csv has both, keep it to yourself"
         )
+
+
+def _first_of_patients(images: Sequence[ShownImage], count: int) -> Iterator[ShownImage]:
+    """Yield so many images, the first of each patient before further ones, which are numbered."""
+    seen: Counter[str] = Counter()
+    numbered = []
+    for image in images:
+        seen[image.label] += 1
+        numbered.append((seen[image.label], image))
+    for number, image in sorted(numbered, key=itemgetter(0))[:count]:
+        yield replace(image, label=f"{image.label}, image {number}") if number > 1 else image
 
 
 def _caption(label: str, names: Sequence[str], shown: Rows, about: AboutFigures) -> str:
@@ -341,21 +338,6 @@ def _caption(label: str, names: Sequence[str], shown: Rows, about: AboutFigures)
         f" {'; '.join(windows)}. {about.caution}".rstrip()
         + "\n"
     )
-
-
-def _side_by_side(summary: pd.DataFrame, names: Sequence[str]) -> TextTable:
-    """The scores of systems, and of other real images, as a table of a terminal."""
-    columns = [*names, baseline_words(CEILING)]
-    shown = summary[summary.system.isin(columns)]
-    texts = [f"{score.text()} {score.interval()}".rstrip() for score in shown.score]
-    lines = shown.assign(
-        direction=shown.direction.str.replace(ARROW, " -> "),
-        metric=shown.metric.map(short_metric_name),
-        score=texts,
-    )
-    place = ["direction", "metric", "system"]
-    grid = lines.groupby(place, sort=False)["score"].first().unstack(sort=False).fillna(NO_VALUE)
-    return TextTable(("direction", "score", *grid), grid.reset_index().to_numpy().tolist())
 
 
 def _why_not_compared(systems: Sequence[System]) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import torch
 
@@ -72,13 +70,7 @@ def different_pairs(patients: list[str]) -> np.ndarray:
     """Up to 512 seeded pairs of indices, (P, 2), of different patients' images; any pairs if there
     is one patient.
     """
-    count = len(patients)
-    if count * (count - 1) // 2 <= 16 * MAX_PAIRS:
-        pairs = np.array(list(itertools.combinations(range(count), 2)))
-    else:
-        pairs = np.random.default_rng(0).integers(0, count, (16 * MAX_PAIRS, 2))
-        pairs = pairs[pairs[:, 0] != pairs[:, 1]]
-
+    pairs = np.stack(np.triu_indices(len(patients), 1), 1)
     numbers = patient_numbers(patients)
     apart = numbers[pairs[:, 0]] != numbers[pairs[:, 1]]
     return np.random.default_rng(1).permutation(pairs[apart] if apart.any() else pairs)[:MAX_PAIRS]
