@@ -545,20 +545,22 @@ def evaluate(
     metric of sets, such as kid, needs no pairs.
     """
     files = {"match": match, "patient": patient or "", "truth_layout": truth_layout}
-    if bool(run) == bool(pred or truth) or bool(pred) != bool(truth):
-        raise click.UsageError("give either a RUN, or both --pred and --truth")
-    if run and any(files.values()):
-        raise click.UsageError("--match, --patient, --truth-layout need --pred and --truth")
-    if not data and (others or options["set"] or run and options["layout"]):
-        raise click.UsageError(
-            "--set, --layout of a RUN, and OTHER, need --data SCANS: `gantk eval RUN --data SCANS`"
-        )
-    if data and not run:
-        raise click.UsageError("--data needs a RUN")
-    if figures and not data:
-        raise click.UsageError("--figures needs --data; of a run: `gantk report RUN --figures DIR`")
-    if to and not data:
-        raise click.UsageError("--to needs --data SCANS: a run's own scores have all directions")
+    asks_data = others or options["set"] or run and options["layout"]
+    refusals = {
+        "give either a RUN, or both --pred and --truth": (
+            bool(run) == bool(pred or truth) or bool(pred) != bool(truth)
+        ),
+        "--match, --patient, --truth-layout need --pred and --truth": run and any(files.values()),
+        "--set, --layout of a RUN, and OTHER, need --data SCANS: `gantk eval RUN --data SCANS`": (
+            asks_data and not data
+        ),
+        "--data needs a RUN": data and not run,
+        "--figures needs --data; of a run: `gantk report RUN --figures DIR`": figures and not data,
+        "--to needs --data SCANS: a run's own scores have all directions": to and not data,
+    }
+    for message, is_refused in refusals.items():
+        if is_refused:
+            raise click.UsageError(message)
 
     names = split_names(metrics)
     options["say"] = line_printer(json_file)

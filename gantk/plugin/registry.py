@@ -76,6 +76,7 @@ class Entry:
     usual_steps: int = 0  # steps of a method's recipes
     plan: str = ""  # "module:function" that proposes a method, mapping or changes for scans
     section: str = ""  # of a report, for the scores of a metric
+    trains: bool = False  # whether a metric trains networks, which takes time
     paper: str = ""  # of a method, to be cited: authors, title, venue, and arXiv number or DOI
 
     @property

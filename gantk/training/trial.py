@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -79,6 +79,8 @@ class Trial:
 
         for settings in self.lighter:
             yield f"less     {' '.join(f'--set {each}' for each in settings)}"
+        if not self.fits and not self.lighter:
+            yield "less     narrower or shallower networks: no batch or size makes it fit"
 
 
 @listed_once()
@@ -117,6 +119,9 @@ def predict(
     name = str(runtime.device)
     less = tuple((setting,) for setting in lighter(model, name))
     too_large = Trial(False, name, free, lighter=less, counted=counted)
+    weights = next(iter(least.values()))
+    if free is not None and weights > free:  # no batch or size helps
+        return replace(too_large, lighter=())
     if free is not None and sum(least.values()) > free:
         return too_large
 

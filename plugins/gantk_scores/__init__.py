@@ -88,6 +88,7 @@ def gantk_register(add) -> None:
         "classification",
         "gantk_scores.tasks.classification:Classification",
         section="Tasks",
+        trains=True,
         words={
             "classification": (
                 "Classifiers trained on generated images, tested on real ones",
@@ -113,6 +114,7 @@ def gantk_register(add) -> None:
     add.metric(
         "transfer",
         "gantk_scores.tasks.transfer:Transfer",
+        trains=True,
         words={
             "transfer": (
                 "Translations that a classifier assigns to the target domain",
@@ -124,4 +126,9 @@ def gantk_register(add) -> None:
             ),
         },
     )
-    add.metric("segmentation", "gantk_scores.tasks.segmentation:Segmentation", section="Tasks")
+    add.metric(
+        "segmentation",
+        "gantk_scores.tasks.segmentation:Segmentation",
+        section="Tasks",
+        trains=True,
+    )

@@ -172,6 +172,10 @@ def test_patients_beside_named_test_patients_are_divided():
     assert how.startswith("test given by the folders or the table, the rest by patient: 8 train, 1")
     assert {record.subject for record in splits["test"]} == {"p00"}
     check_leakage(splits)
+    named = [replace(r, split="validation" if r.subject == "p01" else r.split) for r in records]
+    assert split(named)[1].startswith(
+        "validation and test given by the folders or the table, all others train: "
+    )
     records[0] = replace(records[0], split=None)
     with pytest.raises(UserError, match="patient 'p00' in train and test"):
         check_leakage(split(records)[0])

@@ -133,7 +133,8 @@ def _beside_named(
     for name, own in drawn.items():
         sets[name] += own
     counts = _description([*named, *others], sets, str(drawn.by), table.gap)
-    how = f"{given} given by the folders or the table, the rest by {drawn.by}: {counts}"
+    rest = f"the rest by {drawn.by}" if any(shares.values()) else "all others train"
+    how = f"{given} given by the folders or the table, {rest}: {counts}"
     return Splits(sets, "folders"), how
 
 
