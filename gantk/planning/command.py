@@ -29,6 +29,11 @@ from gantk.terminal import Command, device_option, layout_option, overwrite_opti
     help="Hours that a run may take on this machine, as busy as now. Default: 2.",
 )
 @click.option(
+    "--to",
+    metavar="DOMAIN",
+    help="Domain or contrast to make (T2). Default: both, each of the other.",
+)
+@click.option(
     "--out",
     metavar="FILE",
     default="recipe.toml",

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from gantk.catalog.contrasts import usual_contrast
+from gantk.catalog.contrasts import known_contrast, usual_contrast
 from gantk.catalog.layouts import layout_name
-from gantk.data.check.check import Examination, examine, result_of
+from gantk.data.check.check import Examination, contrasts_of, examine, result_of
 from gantk.data.check.pairs import Fit
 from gantk.data.dataset import Study, expect_no_doubts
 from gantk.data.look import background_level
@@ -26,11 +26,12 @@ from gantk.data.sources.pairing import (
     without_partner,
 )
 from gantk.data.spread import spread
-from gantk.errors import UserError
+from gantk.errors import UserError, did_you_mean
 from gantk.method import domain_letters
 from gantk.plugin.loader import registry
 from gantk.progress import Work
 
+A_AND_B = ["A", "B"]  # names of domains of which nothing is known
 MIN_EMPTY = 0.4  # share of pixels with exactly the background's value: it is masked
 # of a domain that are measured
 MAX_PICTURES = 16
@@ -57,6 +58,7 @@ class Scans:
     examination: Examination
     study: Study  # how a training would use them
     method: str = ""  # that is asked for; "": that which suits the scans
+    to: str | None = None  # the domain that is asked for, the last one; None: both are
 
     def for_method(self, name: str) -> Scans:
         """The same for a method that is asked for."""
@@ -164,12 +166,44 @@ class Scans:
         return 2 * sum(known) < len(known) if known else None
 
 
+def domains_to(path: Path, to: str, given: Sequence[str], settings: Sequence[str]) -> list[str]:
+    """Two domains of scans, of which the second is `to`: the `given` ones, else the most usual contrast
+    beside it, else A and B. UserError where the scans have no such domain.
+    """
+    groups = [given] if given else [contrasts_of(path, settings), A_AND_B]
+    for names in groups:
+        target = known_contrast(to, names)
+        others = [name for name in names if name != target]
+        if target and others:
+            return [others[0], target]
+    raise UserError(
+        f"these scans have no images of '{to}' beside others, of which they could be made",
+        where="--to",
+        allowed=groups[0] or "none",
+        remedy=did_you_mean(to, groups[0]),
+    )
+
+
+def expect_order(seen: Scans, given: Sequence[str]) -> None:
+    """UserError where a place, such as trainA, and no name says of which domain an image is, and the
+    domains are not in the `given` order.
+    """
+    source = seen.study.table.source.options
+    is_by_place = seen.study.source.nameless() or source.get("a") or source.get("b")
+    if is_by_place and seen.domains != list(given or A_AND_B):
+        raise UserError(
+            "the place of these images, not their name, says which are of the first domain",
+            where="--to",
+            remedy="name all: --set data.source.a=FOLDER --set data.source.b=FOLDER"
+            """ --set 'data.domains=["FIRST", "SECOND"]', of which the second is made""",
+        )
+
+
 @Work("looking at the scans")
 def look(path: Path, settings: Sequence[str]) -> Scans:
     """Find the source, domains and settings that read the scans best; UserError where no training
     could use them.
     """
-
     scans = _examine_scans(path, settings)
     is_mixed = any(each["kind"] == "channels" for each in scans.report["problems"])
     gray = ["data.channels=1"] if is_mixed else []

@@ -19,7 +19,7 @@ from gantk.formats.files import listed_once
 from gantk.lookup.options import options_help
 from gantk.lookup.reference import comments_of
 from gantk.planning.data import Lines, data_lines, planned_split, proposals
-from gantk.planning.look import Scans, look
+from gantk.planning.look import Scans, domains_to, expect_order, look
 from gantk.plugin.loader import registry
 from gantk.plugin.spec import toml
 from gantk.progress import Work
@@ -74,6 +74,7 @@ def plan(
     scans: str | Path,
     *,
     hours: float = 2.0,  # of a run on this machine
+    to: str | None = None,  # the domain to make; None: each of the other
     set: Iterable[str] = (),  # `KEY=VALUE` settings that the caller has decided
     layout: str = "",  # line that says whose each file is and what it shows
     device: str | None = None,  # None: the best there is
@@ -90,6 +91,8 @@ def plan(
     Args:
         scans: the folder of the images.
         hours: time of a run on this machine, as busy as now: reading, training and scores.
+        to: the domain to make, such as "T2", of the most usual other one, or of the other one of
+            data.domains. Default: each of two is made of the other, where the method can.
         set: settings that you have decided yourself: `["data.size=[128, 128]"]`.
         layout: the line that says whose each file is and what it shows, as in `gantk.run`.
         device: "cpu", "cuda", "cuda:1" or "mps". Default: the fastest device of this machine.
@@ -101,7 +104,9 @@ def plan(
     Raises:
         UserError: the scans cannot be used.
     """
-    (text,), _ = plan_methods(scans, [""], hours=hours, set=set, layout=layout, device=device)
+    (text,), _ = plan_methods(
+        scans, [""], hours=hours, to=to, set=set, layout=layout, device=device
+    )
     return text
 
 
@@ -111,6 +116,7 @@ def plan_methods(
     methods: Sequence[str],  # names; "": the one that suits the scans
     *,
     hours: float = 2.0,
+    to: str | None = None,
     set: Iterable[str] = (),
     layout: str = "",
     device: str | None = None,
@@ -123,10 +129,17 @@ def plan_methods(
     for method in filter(None, methods):
         registry().get("method", method)  # a wrong name costs no time
     settings = [*set, as_setting(layout)] if layout else list(set)
+    path = Path(scans).absolute()
+    given = dict(map(parse_setting, settings)).get("data.domains", [])
+    if to:
+        settings.append(f"data.domains={toml(domains_to(path, to, given, settings))}")
     reads = [
         each for each in settings if each.startswith("data.") and not each.startswith(NETWORK_KEYS)
     ]
-    seen = look(Path(scans).absolute(), reads)
+    seen = look(path, reads)
+    if to:
+        expect_order(seen, given)
+    seen.to = to
     sizes = _sizes(seen)
     asked = []
     for method in methods:
@@ -141,9 +154,6 @@ def plan_methods(
         _text(for_method, _with_settings(each.lines(steps), own, folder), hours)
         for each, (for_method, own) in zip(choices, asked, strict=True)
     ]
-    given = dict(map(parse_setting, settings))
-    if any(key.startswith("data.split") for key in given):
-        return texts, given.get("data.split.folds", 0)
     return texts, planned_split(seen)[2]
 
 
@@ -170,7 +180,7 @@ def _with_settings(lines: Lines, settings: Iterable[str], folder: Path | None) -
                 lines[name] = (value, "set by you")
     for part in mapping(recipe.tables.get("evaluate")).get("metrics", ()):
         metric = part if isinstance(part, str) else part["name"]
-        if registry().get("metric", metric).section == "Tasks":
+        if registry().get("metric", metric).trains:
             why = f"set by you; {metric} trains networks, for which no time is planned"
             lines["evaluate.metrics"] = (lines["evaluate.metrics"][0], why)
 
@@ -416,6 +426,11 @@ def _text(seen: Scans, lines: Lines, hours: float) -> str:
     facts = {key: text for key, text in summary if key not in FACTS_OF_SPLIT}
     if "split" in facts:
         facts["split"] = lines["data.split"][1]
+    joined = " and ".join(seen.domains)
+    if seen.to:
+        joined = " to ".join(seen.domains)
+        both = "" if seen.suits_paired else "; methods with cycles train and score both directions"
+        facts["to"] = f"{joined} is asked for{both}"
     method, why = lines["method.name"]
     facts["method"] = f"{method}: {why}"
     out = [f"# Made by `gantk plan` for a run of {duration(3600 * hours)}. It found:"]
@@ -425,7 +440,7 @@ def _text(seen: Scans, lines: Lines, hours: float) -> str:
         if problem["severity"] != "note" and problem["kind"] not in SOLVED_PROBLEMS:
             out += _comment(Problem(**problem).line)
 
-    title = f"Planned: {' and '.join(seen.domains)}; {method}, {NOT_PUBLISHED}."
+    title = f"Planned: {joined}; {method}, {NOT_PUBLISHED}."
     out += ["", "format = 1", f"summary = {toml(title)}"]
     for table in TABLES:
         keys = [name for name in lines if name.startswith(f"{table}.")]
@@ -435,8 +450,6 @@ def _text(seen: Scans, lines: Lines, hours: float) -> str:
             value, why = lines[name]
             if name in TOLD_KEYS:
                 why = "see above"
-            if name == "data.split" and mapping(value).get("validation") == 0:
-                why += "; validation = 0: so few patients are needed for training and test"
             out += _key_lines(name, value, why)
 
     return "\n".join(out) + "\n"

@@ -25,7 +25,8 @@ def plan_paired(seen: Any, size: Sequence[int], *, hours: float, dims: int) -> P
     if not seen.suits_paired:
         return None
     why = "" if seen.method else f"the pairs fit, so the method is paired: {seen.fit}"
-    return "pix2pix_t1t2", why, _for_size(size)
+    direction = {"both": False} if seen.to else {}
+    return "pix2pix_t1t2", why, direction | _for_size(size)
 
 
 def plan_unpaired(seen: Any, size: Sequence[int], *, hours: float, dims: int) -> Proposal | None:

@@ -16,6 +16,7 @@ from volumes import PAIRED, load, save_slice, volume
 from gantk import check, plan, predict
 from gantk.data.check.check import warnings_about
 from gantk.data.recipe_data import opened_recipe
+from gantk.errors import UserError
 from gantk.recipe.load import Recipe, load_recipe
 from gantk.training import trial
 
@@ -254,6 +255,43 @@ def test_hounsfield_units_and_settings_decide(tmp_path, instant_trials):
     assert "seed = 4 # set by you" in text
     assert tables["data"]["source"]["planes"] == [0.3, 0.6]
     assert "slices from 30 to 60 % of each" in " ".join(text.replace("#", "").split())
+
+
+@pytest.mark.parametrize(("to", "domains"), [("t1w", ["T2", "T1"]), ("T2", ["T1", "T2"])])
+def test_one_direction_is_planned_if_asked_for(to, domains, tmp_path, instant_trials):
+    tables = tomllib.loads(plan(pictures(tmp_path), to=to))
+    assert tables["data"]["domains"] == domains
+    assert tables["method"]["both"] is False
+    with pytest.raises(UserError, match=r"'FLAIR' beside others.* Allowed: T1, T2"):
+        plan(tmp_path, to="FLAIR")
+
+
+def test_one_direction_never_exchanges_folders(tmp_path, instant_trials, gantk):
+    for record in RECORDS:
+        name = f"{record.subject}_{int(record.position)}.png"
+        save_slice(tmp_path / f"train{record.domain.upper()}" / name, images()[record.id])
+
+    options = ["--layout", "{ab}/{running}", "--out", tmp_path / "mine.toml"]
+    assert "(--to)" in gantk("plan", tmp_path, "--to", "A", *options).refused()
+    gantk("plan", tmp_path, "--to", "B", *options).ok()
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("validation=0.0", "5 train, 0 validation, 1 test"),
+        ("test=0.4", "3 train, 1 validation, 2 test"),
+    ],
+)
+def test_a_split_of_the_user_says_so(setting, said, tmp_path, instant_trials):
+    first = sorted({record.subject for record in RECORDS})[:6]
+    records = [record for record in RECORDS if record.subject in first]
+    text = plan(pictures(tmp_path, records=records), set=[f"data.split.{setting}"])
+    told = " ".join(text.split("\n\n")[0].replace("\n#  ", "").split())
+    assert said in told
+    assert f"{setting.partition('=')[0]} set by you" in told
+    assert "so few patients" not in text
+    assert "folds" not in text
 
 
 def test_single_domain_plans_train_from_noise(tmp_path, instant_trials):

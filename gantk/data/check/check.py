@@ -298,12 +298,15 @@ def _study(
     return _usual_study(source, possible[-1], settings), None
 
 
-def _possible_domains(path: Path, source: str, rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """The domains that images may be of, to be tried in turn: the two most usual contrasts of a table,
-    or of names and headers; of a folder two groups; one. UserError where only a plugin's source knows.
-    """
-    is_table = source == "manifest"
-    if is_table:
+def contrasts_of(path: Path, settings: Sequence[str]) -> list[str]:
+    """The contrasts of images, the most usual first, without rare ones; as of `examine`."""
+    rows = [] if path.is_file() else _images_of(path, settings, "if clear")
+    return _frequent_contrasts(path, source_for(path, where="PATH")["name"], rows)
+
+
+def _frequent_contrasts(path: Path, source: str, rows: Sequence[Row]) -> list[str]:
+    """As of `contrasts_of`, those of a table, or of names and headers."""
+    if source == "manifest":
         counts = domains_in_table(path)
     else:
         stated = (row.contrast or (row.header.modality if row.header else "") for row in rows)
@@ -312,9 +315,16 @@ def _possible_domains(path: Path, source: str, rows: Sequence[Row]) -> list[tupl
             del counts["MR"]
     least = MIN_DOMAIN_SHARE * max(counts.values(), default=0)
     names = dict.fromkeys([*USUAL, *sorted(counts)])
-    frequent = [name for name in names if counts[name] > 0 and counts[name] >= least]
+    return [name for name in names if counts[name] > 0 and counts[name] >= least]
+
+
+def _possible_domains(path: Path, source: str, rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """The domains that images may be of, to be tried in turn: the two most usual contrasts of a table,
+    or of names and headers; of a folder two groups; one. UserError where only a plugin's source knows.
+    """
+    frequent = _frequent_contrasts(path, source, rows)
     two = [tuple(frequent[:2])] if len(frequent) > 1 else []
-    if is_table:
+    if source == "manifest":
         return [*two, tuple(frequent[:1] or ["images"])]
     is_of_plugin = registry().get("source", source).owner != "gantk"
     if is_of_plugin or not (rows or source == "files"):
