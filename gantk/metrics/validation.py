@@ -104,14 +104,16 @@ class Validation:
     @property
     def rule(self) -> str:
         """Which checkpoint has the best `checkpoint_score`, in words."""
+        of_all = ", the mean of all directions" if len(self.method.directions()) > 1 else ""
         if self.pairs:
-            return f"highest {short_metric_name(self.curves.metrics[0].name)} on validation pairs"
+            name = short_metric_name(self.curves.metrics[0].name)
+            return f"highest {name} on validation pairs{of_all}"
         if not self.validates_sets:
             return "the newest, as too few images are held out for validation"
         if not self.method.directions():
             return "generated images that look most like real validation images (KID)"
         return (
-            "translations of validation images that look most like real ones (KID), which does not"
+            f"translations of validation images that look most like real ones (KID{of_all}), which does not"
             " tell whether they keep the anatomy"
         )
 
@@ -190,8 +192,5 @@ def _masked_like(sources: Tensor, made: Tensor, black: float) -> Tensor:
     """Generated images, black in the regions that are masked out of their sources."""
     masked = []
     for source, image in zip(sources.cpu().numpy(), made.cpu(), strict=True):
-        outside = outside_of(source)
-        if outside is not None:
-            image = image.masked_fill(torch.from_numpy(outside.region), black)
-        masked.append(image)
+        masked.append(image.masked_fill(torch.from_numpy(masked_out(source)), black))
     return torch.stack(masked)

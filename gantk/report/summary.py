@@ -134,8 +134,9 @@ def _typical_case(found: ShownPatients) -> Figure | None:
     if found.metrics:
         metric, of_all = next(iter(found.metrics.items()))
         value = Score(value=case.scores[metric], unit=of_all.unit)
+        which = "median" if count > 2 else "worst"
         caption = (
-            f"The median of {count_noun(count, 'test image')}, of"
+            f"The {which} of {count_noun(count, 'test image')}, of"
             f" {case.label}: its {short_metric_name(metric)} is {words.with_unit(value)}. {shown.scale}"
         )
     return Figure(found.label, caption, [[(title, image_uri(each)) for title, each in pictures]])

@@ -91,8 +91,8 @@ def study() -> tuple:
 @pytest.mark.parametrize(
     ("kind", "pairs", "rule"),
     [
-        (Translates, True, "highest PSNR on validation pairs"),
-        (Translates, False, "look most like real ones (KID)"),
+        (Translates, True, "highest PSNR on validation pairs, the mean of all directions"),
+        (Translates, False, "look most like real ones (KID, the mean of all directions)"),
         (Pairs, True, "highest PSNR on validation pairs"),
     ],
 )

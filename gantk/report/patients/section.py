@@ -28,7 +28,7 @@ from gantk.runs.schemas import is_inside
 
 HOW_KEPT = (
     "A run saves the worst image of its worst patients, then a middle image of others, which are"
-    " chosen without looking at scores, then the median image."
+    " chosen without looking at scores, then the median of three images or more."
 )
 NO_ERRORS = (
     "No errors are shown: these images have no registered real counterpart. The outputs of one input have"
