@@ -5,7 +5,7 @@ that need no knowledge of the scores.
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from gantk.runs.folder import RunFolder
 
 SENSES = {True: "higher is better", False: "lower is better", None: ""}
-MAX_NAMED_DIRECTIONS = 3  # in one sentence; more are only counted
+MAX_NAMED_DIRECTIONS = 3  # in one sentence; of more, the lowest and the highest
 MAX_SCALE_GAP = 0.01  # of a score of the unchanged input, between runs on one gray scale
 MIN_GAP = 3.0  # dB between two PSNR of which both are said: half of the squared error
 NO_SCORES = (
@@ -252,13 +252,15 @@ def _verdicts_in_words(results: Results, rows: Sequence[Row]) -> Iterator[str]:
     """Yield `T1 -> T2 is not better than the unchanged input (SSIM 0.020 worse)` for each verdict; of
     scores that lead by chance the p of the least certain one.
     """
+    if len({row.key for row in rows}) > MAX_NAMED_DIRECTIONS:
+        yield from _verdicts_counted(results, rows)
+        return
     groups = defaultdict(list)
     for row in rows:
         groups[row.tone, row.baseline_name].append(row)
 
-    directions = len({row.key for row in rows})
     for (_, rival), own in groups.items():
-        figures: dict[str, list[str]] = defaultdict(list)
+        gains = []
         said = ""  # the name of the score above, which is not repeated
         for row in own:
             name = "" if row.name == said else row.name
@@ -267,18 +269,32 @@ def _verdicts_in_words(results: Results, rows: Sequence[Row]) -> Iterator[str]:
             inside = results.verdict_of(row.key, row.metric + FOREGROUND)
             if row.tone == "bad" and inside.better:
                 gain += f", but {SHORT_WORDS[tone_of(inside)]} in the foreground"
-            figures[row.direction].append(gain)
-        subject = f"{join_words([*figures])} {'is' if len(figures) == 1 else 'are'}"
-        texts = [", ".join(gains) for gains in figures.values()]
-        if directions > MAX_NAMED_DIRECTIONS:
-            subject = "the model is"
-            counts = Counter(row.name for row in own)
-            texts = [
-                f"{name} in {n} of {directions} directions".strip() for name, n in counts.items()
-            ]
+            gains.append(gain)
+        directions = join_words([row.direction for row in own])
+        subject = f"{directions} {'is' if len(own) == 1 else 'are'}"
         verdicts = [results.verdict_of(row.key, row.metric) for row in own]
-        worst = verdict_words(max(verdicts, key=deciding_p), f"{rival} ({'; '.join(texts)})")
+        worst = verdict_words(max(verdicts, key=deciding_p), f"{rival} ({'; '.join(gains)})")
         yield f"{subject} {worst}"
+
+
+def _verdicts_counted(results: Results, rows: Sequence[Row]) -> Iterator[str]:
+    """Yield `PSNR is 21.2 dB (T1 -> T1CE) to 24.9 dB (T1 -> T2) in 12 directions`, unless the rows have no
+    name, and in how many directions the model has which verdict.
+    """
+    if rows[0].name:
+        ordered = sorted(rows, key=lambda row: results.metrics[row.key][row.metric].value or 0.0)
+        low, high = (f"{row.value} ({row.direction})" for row in (ordered[0], ordered[-1]))
+        yield f"{rows[0].name} is {low} to {high} in {len(rows)} directions"
+    verdicts = defaultdict(list)
+    for row in rows:
+        verdicts[row.tone].append(results.verdict_of(row.key, row.metric))
+    rival = "the best baseline"
+    parts = []
+    for own in verdicts.values():
+        where = f"{rival} in {count_noun(own, 'direction')}"
+        parts.append(verdict_words(max(own, key=deciding_p), where))
+        rival = "it"
+    yield f"the model is {'; '.join(parts)}"
 
 
 def _judged_rows(results: Results) -> tuple[list[Row], list[Row]]:
