@@ -64,6 +64,8 @@ MASK = re.compile(
     r"|mascher[ae]|segmentazion[ei]|lesion[ei]|annotazion[ei]|etichett[ae])s?(?:tr|ts|for|\d+)?$"
     r"|^(?:gt|truth|gold|ribbon|aseg|wmparc|dseg|standard)$"
 )
+# of a volume beside the contrasts of the same name; alone it may be a class of images
+TUMOUR = re.compile(r"(?i)(?<![^\W_])tumou?rs?$")
 TEMPLATE = re.compile(r"(?i)^(?:mni|icbm|avg)[-_]?(?:152|305)|template|(?<![a-z])atlas(?![a-z])")
 LOCALIZER = re.compile(
     r"(?i)(?<![a-z])(?:locali[sz]er|scout|survey|3[-_ ]?plane[-_ ]?loc)(?![a-z])"
@@ -129,6 +131,10 @@ def _kind_beside(stem: str, beside: set[str], words: ContrastWords, stripped: bo
     """What an image is by the names of those beside it: "copy by name", "of _brain" or "of SPM",
     which made it of one of them; as of `left_out`, "with skull"; or "".
     """
+    start = TUMOUR.sub("", stem)
+    own = [each for each in beside if start != stem and each.startswith(start)]
+    if not words.said(stem) and any(map(words.said, own)):
+        return "mask"
     copied = COPY.sub("", stem)
     if copied != stem and copied in beside:
         return "copy by name"

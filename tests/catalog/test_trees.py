@@ -342,7 +342,7 @@ TREES = {
     ),
     "UPENN-GBM": Tree(
         "UPENN-GBM-00{p}_11/UPENN-GBM-00{p}_11_{c}.nii.gz",
-        T1_T2 | {"T1GD": "", "FLAIR": "", "segm": ""},
+        T1_T2 | {"T1GD": "", "FLAIR": "", "segm": "", "tumour": ""},
     ),
     "UCSF-PDGM": Tree(
         "UCSF-PDGM-{p}_nifti/UCSF-PDGM-{p}_{c}.nii.gz",
