@@ -175,18 +175,26 @@ def test_slices_count_as_training_images(volumes):
     assert "few" not in result["summary"]
 
 
-@pytest.mark.parametrize(("percentile", "kinds"), [(97, []), (30, ["lesions"])])
-def test_masks_that_cover_the_head_are_told(tmp_path, percentile, kinds):
+@pytest.mark.parametrize(
+    ("percentile", "hollow", "kinds"),
+    [(97, 0, []), (30, 0, ["lesions"]), (97, 12, ["outlines"])],
+)
+def test_masks_of_the_head_and_outlines_are_told(tmp_path, percentile, hollow, kinds):
     for (letter, subject), image in heads(24, 24, 24, subjects=4).items():
         volume(tmp_path / subject / f"{CONTRAST[letter]}.nii.gz", image)
         inside = image > np.percentile(image[image > 0], percentile)
+        if hollow:
+            inside[:] = False
+            inside[4 : hollow + 6, 4 : hollow + 6, 8:16] = True
+            inside[5 : hollow + 5, 5 : hollow + 5] = False
         volume(tmp_path / subject / "seg.nii.gz", inside)
 
     assert "--set data.source.mask=WORD" in check(tmp_path)["summary"]["masks"]
     result = check(tmp_path, set=["data.source.mask=seg"])
 
     assert result["summary"]["masks"] == "4 files used as masks of lesions"
-    assert [each["kind"] for each in result["problems"] if each["kind"] == "lesions"] == kinds
+    found = [each["kind"] for each in result["problems"]]
+    assert [kind for kind in found if kind in ("lesions", "outlines")] == kinds
 
 
 def save_in_splits(root, side_of):

@@ -47,7 +47,7 @@ MAX_SPACING_RATIO = 1.2  # to the median of a domain
 MAX_WIDTH_RATIO = 2.0
 MAX_AIR = -200  # Hounsfield units: an image without a lower value shows no air
 MIN_CONTENT = 0.005  # share of pixels that differ from the background
-MAX_MASKS = 5  # of an image's slices
+MAX_ENCLOSED = 1.5  # by a mask, as a multiple of what it marks
 MIN_IMAGES = 12  # of each domain, for comparing their looks
 MIN_DISTANCE = 1e-3  # of looks, so that copies have a ratio
 MAX_NEIGHBOURS = 2_000  # images of each domain that all looks are compared with
@@ -68,6 +68,7 @@ KINDS: Mapping[str, tuple[str, str | None]] = {
         "leave masks out; label maps need the intensity label_map (gantk show intensity label_map)",
     ),
     "lesions": ("warning", "give masks of the lesions alone, 0 elsewhere"),
+    "outlines": ("warning", "fill them, unless the inside is no lesion"),
     "remark": ("note", None),
     "units": ("warning", "convert them: of stored numbers from 0 to 4095, subtract 1024"),
     "planes": ("warning", "keep the images of one plane, or choose the plane with data.plane"),
@@ -173,9 +174,17 @@ def _is_ct_without_air(item: Inspected, study: Study | None) -> bool:
 
 
 def _is_all_lesion(item: Inspected, study: Study | None) -> bool:
-    """Whether a mask, of a volume those of a few of its slices, covers most of what an image shows."""
-    masks = [record.mask() for record in spread(item.records, MAX_MASKS) if record.mask]
-    return bool(masks) and bool(np.mean(masks) > MAX_LESION_SHARE * item.facts["content"])
+    """Whether a mask covers most of what an image shows."""
+    share, _ = item.mask_shares
+    return share > MAX_LESION_SHARE * item.facts["content"]
+
+
+def _is_outline(item: Inspected, study: Study | None) -> bool:
+    """Whether a mask encloses more than a rim around necrosis does: in eight gliomas up to 1.0 of what
+    it marks.
+    """
+    _, enclosed = item.mask_shares
+    return enclosed > MAX_ENCLOSED
 
 
 def _is_unused_mask(item: Inspected, study: Study | None) -> bool:
@@ -211,6 +220,11 @@ FAULTS: Mapping[str, tuple[Callable[[Inspected, Study | None], bool], str]] = {
     "masks": (
         _is_unused_mask,
         f"these images have {MAX_MASK_VALUES} different values or less, as masks have:",
+    ),
+    "outlines": (
+        _is_outline,
+        "the masks of these images enclose more than they mark, as outlines do, and scores in lesions"
+        " leave the inside out:",
     ),
     "lesions": (
         _is_all_lesion,
