@@ -60,8 +60,8 @@ class RecordedSets(Record):
     """Held-out test images."""
     set_aside: list[RecordedImage] | None = None
     """Images of the training set that the method does not use."""
-    left_out: list[Annotated[list[str], Field(min_length=2, max_length=2)]] | None = None
-    """Domain and key of each image that is in no set."""
+    left_out: list[Annotated[list[str], Field(min_length=2, max_length=3)]] | None = None
+    """Domain, key and SHA-256 of each image that is in no set; earlier runs have no SHA-256."""
 
     def by_name(self) -> dict[str, list[RecordedImage]]:
         """The images of each set, by its name."""

@@ -207,16 +207,14 @@ def split_of(run: Path, packed: Packing | None) -> RecordedSets | SeenFiles | No
 def trained_on(run: Path, packed: Packing | None, *, validation: bool = False) -> set[str]:
     """The SHA-256 of the files that a model was trained on and, of a run that was not packed, the names
     of their patients. `validation`: with those that may have chosen its checkpoint, and the images that a
-    split left out, as next to held-out images or copies, where they still are.
+    split left out, as next to held-out images or copies.
     """
     sets = split_of(run, packed)
     if isinstance(sets, RecordedSets):
         images = [*sets.train, *(sets.set_aside or ()), *(sets.validation if validation else ())]
         known = {each for one in images for each in (one.subject, one.sha256) if each}
         if validation and images and sets.by in ("block", "image"):
-            folder = (images[0].path or "").removesuffix(images[0].key)
-            left_out = [Path(folder + key) for _, key in sets.left_out or ()]
-            known |= {sha256_of(file) for file in left_out if file.is_file()}
+            known |= {each for row in sets.left_out or () for each in row[2:] if each}
         return known
     if sets is not None:
         return {file.sha256 for file in sets.train if file.sha256}

@@ -231,7 +231,7 @@ def test_slices_next_to_trained_ones_are_left_out(tmp_path, gantk):
                 tmp_path / file
             )
             rows.append(f"{file},{domain},z{n}")
-    (tmp_path / "pairs.csv").write_text("\n".join(rows))
+    (tmp_path / "pairs.csv").write_text("\n".join(rows).replace("data/", "moved/"))
     settings = ["train.steps=1", "data.split.by='block'", "data.split.gap=2"]
     out = tmp_path / "run"
     run_recipe(TINY, data=tmp_path / "data", out=out, set=settings, device="cpu", say=print)
@@ -239,6 +239,7 @@ def test_slices_next_to_trained_ones_are_left_out(tmp_path, gantk):
     assert split["left_out"]
     tested = [int(x["key"][-6:-4]) for x in split["test"]]
     both = sorted({n for n in tested if tested.count(n) == 2})
+    (tmp_path / "data").rename(tmp_path / "moved")
 
     figures = tmp_path / "figures"
     words = ("eval", out, "--data", tmp_path / "pairs.csv", "--figures", figures, "--device", "cpu")

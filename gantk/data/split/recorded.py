@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,13 @@ def split_json(
     """The `splits` of split.json.
 
     The set `set_aside` holds training images that the method does not use, such as other halves of
-    pairs. Of `left_out` only domain and key are listed.
+    pairs. Of `left_out` only domain, key and hash are listed.
     """
     sets = {name: splits.get(name, []) for name in RECORDED_SETS}
-    known_hashes = _hashes([record for own in sets.values() for record in own], sha256)
+    known_hashes = _hashes([*chain(*sets.values()), *left_out], sha256)
+
+    def hashes_of(record: Record) -> dict[str, Any]:
+        return known_hashes.get((record.files, record.mask_files), {})
 
     def entry(record: Record) -> RecordedImage:
         known = RecordedImage(
@@ -38,7 +42,7 @@ def split_json(
             subject=record.subject,
             pair=record.pair,
             path=str(record.path) if record.path else None,
-            **known_hashes.get((record.files, record.mask_files), {}),
+            **hashes_of(record),
         )
         if record.label is not None:
             known.label = record.label
@@ -50,7 +54,7 @@ def split_json(
         by=getattr(splits, "by", None),
         consequences=[*consequences],
         **{name: [entry(record) for record in records] for name, records in sets.items()},
-        left_out=[list(record.id) for record in left_out],
+        left_out=[[*record.id, hashes_of(record).get("sha256", "")] for record in left_out],
         **getattr(splits, "made", {}),
     )
 
@@ -97,7 +101,7 @@ def read_splits(
         sets[set_of[key]].append(record)
 
     # in the order of the source, and with the images that are set aside
-    left_out = {tuple(key) for key in content.left_out or ()}
+    left_out = {(domain, key) for domain, key, *_ in content.left_out or ()}
     training = sets["train"]
     sets["train"] = []
     named_records = []
