@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import numpy as np
-
-from gantk.formats.image import slabs
 
 # Tissue may be darker than a background of 0 by this share of the brightest tissue: interpolation
 # leaves such values.
@@ -19,41 +14,25 @@ MIN_DARKER_SHARE = 0.1
 MAX_LESION_SHARE = 0.75
 
 
-@dataclass(frozen=True)
-class Outside:
-    """A region at an image's border, masked out with one value per channel."""
+def masked_out(pixels: np.ndarray) -> np.ndarray:
+    """The region of an image (C, *spatial), bool (*spatial), that is connected to the border through
+    faces of voxels and has the corners' value in each channel; nothing where the corners differ. A
+    channel that is NaN throughout is a missing contrast: the others decide.
 
-    level: np.ndarray  # (C,), NaN for a missing contrast
-    bits: np.ndarray  # of the region, packed along the last axis
-    width: int  # of the last axis
-
-    @property
-    def region(self) -> np.ndarray:
-        """The region, (*spatial), bool."""
-        return np.stack([*self.planes()])
-
-    def planes(self) -> Iterator[np.ndarray]:
-        """The region, one place of its first axis after the other, bool."""
-        for plane in self.bits:
-            yield np.unpackbits(plane, axis=-1, count=self.width).view(bool)
-
-
-def outside_of(pixels: np.ndarray) -> Outside | None:
-    """The region that is connected to the border and has the corners' common value per channel;
-    None where the corners of (C, *spatial) differ. A channel that is NaN throughout is a missing
-    contrast: the others decide.
+    Holes inside a head are left out; one with an opening of one voxel, or cut by the border, is
+    included.
     """
+    from scipy.ndimage import binary_fill_holes  # slow import, needed for masks only
+
     levels = corner_levels(pixels)
     if levels is None:
-        return None
-
-    alike = np.ones(pixels.shape[1:], bool)
+        return np.zeros(pixels.shape[1:], bool)
+    inside = np.zeros(pixels.shape[1:], bool)
     for channel, level in zip(pixels, levels, strict=True):
         if not np.isnan(level):
-            alike &= channel == level
-
-    region = from_border(alike)
-    return Outside(levels, np.packbits(region, axis=-1), region.shape[-1])
+            inside |= channel != level
+    filled = binary_fill_holes(inside.squeeze())  # all of a single slice is at its border
+    return ~filled.reshape(inside.shape)
 
 
 def with_dark_background(pixels: np.ndarray) -> np.ndarray:
@@ -70,9 +49,7 @@ def with_dark_background(pixels: np.ndarray) -> np.ndarray:
             continue
         if done is pixels:
             done = pixels.copy()
-        outside = outside_of(channel[None])
-        assert outside is not None  # its corners are alike
-        np.copyto(done[number], dark, where=outside.region)
+        np.copyto(done[number], dark, where=masked_out(channel[None]))
     return done
 
 
@@ -103,27 +80,3 @@ def corner_levels(pixels: np.ndarray) -> np.ndarray | None:
     if not known.size or not np.isfinite(known).all() or np.ptp(known, axis=1).any():
         return None
     return corners[:, 0]
-
-
-def from_border(alike: np.ndarray) -> np.ndarray:
-    """`alike`, bool (*spatial), changed to its part that is connected to the border through faces of
-    voxels.
-
-    Holes inside a head are left out; one with an opening of one voxel, or cut by the border, is
-    included.
-    """
-    from scipy.ndimage import label  # slow import, needed for masks only
-
-    try:
-        regions, count = label(alike, output=np.uint16)
-    except RuntimeError:  # more regions than 16 bits can count
-        regions, count = label(alike)
-    reached = np.zeros(count + 1, bool)
-    for axis, side in enumerate(alike.shape):
-        if side > 1:
-            reached[regions.take([0, -1], axis)] = True
-
-    reached[0] = False  # the label of what is not alike
-    for part in slabs(alike.shape):  # an index takes 8 bytes
-        alike[part] = reached[regions[part]]
-    return alike

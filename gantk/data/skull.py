@@ -17,6 +17,7 @@ BONE_LAYERS = slice(3, 9)  # depths of 6 to 18 mm
 BRAIN_DEPTH_MM = 25.0  # what is deeper is brain
 MAX_BONE_SHARE = 0.75  # of the rim, or of the brain if that is darker: bone is below
 MIN_LAYER_VOXELS = 50
+FAR_MM = 1e6  # between planes, so that depths are those within a plane
 
 
 def shows_skull(image: Image) -> bool | None:
@@ -63,12 +64,8 @@ def _layers(image: Image) -> np.ndarray:
 
     large = np.flatnonzero(areas > MIN_PLANE_SHARE * areas.max())
     upper = large[len(large) // 2 :]
-    depth = np.stack(
-        [
-            distance_transform_edt(np.pad(plane, 1), sampling=sampling)[1:-1, 1:-1]
-            for plane in head[upper]
-        ]
-    )
+    padded = np.pad(head[upper], [(0, 0), (1, 1), (1, 1)])
+    depth = distance_transform_edt(padded, sampling=[FAR_MM, *sampling])[:, 1:-1, 1:-1]
     shown = values[upper]
     brain = shown[depth > BRAIN_DEPTH_MM]
     if brain.size < MIN_LAYER_VOXELS:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from gantk.data.intensity import IntensityMapping
-from gantk.data.masks import outside_of
+from gantk.data.masks import corner_levels, masked_out
 from gantk.errors import UserError, count_noun
 from gantk.formats.image import Image, slabs
 from gantk.inference.frame import Frame
@@ -86,17 +86,17 @@ class Pipeline(Scales):
         mapping, result_scale = self.scales(image)
         prepare = self.preparation(mapping, result_scale)
         # before there are results: finding it takes as much memory as one
-        outside = outside_of(image.pixels) if self.frame.masked else None
+        outside = torch.from_numpy(masked_out(image.pixels)) if self.frame.masked else None
+        levels = corner_levels(image.pixels)
         results = _Passage(self, image, network, count, prepare, pixels).results()
         for result in results:
-            if outside:
+            if outside is not None and levels is not None:
                 # the target's native values of the region that is masked out of the input
-                level = torch.from_numpy(outside.level).double().view(1, -1, *[1] * self.frame.dims)
+                level = torch.from_numpy(levels).double().view(1, -1, *[1] * self.frame.dims)
                 level = prepare.target_level(prepare.level(level), len(result))
                 values = prepare.target.inverse(level).flatten().tolist()
-                for plane, region in enumerate(outside.planes()):
-                    for channel, value in enumerate(values):
-                        result[channel, plane].masked_fill_(torch.from_numpy(region), value)
+                for channel, value in enumerate(values):
+                    result[channel].masked_fill_(outside, value)
             # where the training had no negative values, as of magnitudes (MR), the lowest is 0 or the
             # input's own; not of pictures: what they cannot hold is counted later
             if image.affine is not None and self.frame.values.get("target", {}).get("low", -1) >= 0:

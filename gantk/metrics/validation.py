@@ -12,7 +12,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from gantk.data.masks import outside_of
+from gantk.data.masks import masked_out
 from gantk.data.preparation import Pair, Record
 from gantk.data.spread import spread
 from gantk.method import OTHER, direction_to

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, product
 
 import torch
 
@@ -24,12 +24,9 @@ def cases(sources: Sequence[str], targets: Sequence[str]) -> Iterator[tuple[tupl
     """All cases of (contrasts that are there, contrast to make), fewest inputs first."""
     for target in targets:
         others = [name for name in sources if name != target]
-        counts = list(range(1, len(others) + 1))
-        if len(sources) > MAX_CONTRASTS_OF_ALL_CASES:
-            counts = [1, len(others)]
-        for count in counts:
-            for given in combinations(others, count):
-                yield given, target
+        for count in range(1, len(others) + 1):
+            if len(sources) <= MAX_CONTRASTS_OF_ALL_CASES or count in (1, len(others)):
+                yield from product(combinations(others, count), [target])
 
 
 def add_scores(tested: Tested, scorer: Scorer, results: Results) -> None:
