@@ -190,8 +190,7 @@ def _finish(begun: Training, say: Say) -> Run:
         if main:
             say_safely(f"report   {_write_report(folder)}")
             may_help = result_tone(scores.results) == "bad" and begun.choice.is_late
-            has_files = any(scores.results.files.values())
-            _say_end(parts, folder, has_files, may_help, say_safely)
+            _say_end(parts, folder, may_help, say_safely)
 
         parts.runtime.wait()
     return Run(folder.path)
@@ -208,15 +207,16 @@ def _scores_resumed(folder: RunFolder) -> Iterator[None]:
         raise Interrupted(f"{what} {again}") from None
 
 
-def _say_end(parts: Parts, folder: RunFolder, files: bool, longer: bool, say: Say) -> None:
-    """Say what a finished run has used, and what can be done with it: scores of whole `files`, which
+def _say_end(parts: Parts, folder: RunFolder, longer: bool, say: Say) -> None:
+    """Say what a finished run has used, and what can be done with it: scores of whole files, which
     networks see resized; a `longer` training, where that may help.
     """
     from gantk.terminal import duration, say_next
 
     run = argument(folder.path)
     path = parts.model.data.source.table().get("path")
-    if files and path:
+    tested = [pair["b"].file for pair in parts.data.pairs("test")]
+    if path and any(file and len(file.scans) == 1 for file in tested):
         say_next(f"gantk eval {run} --data {argument(path)}   # whole files", say)
     used = folder.usage()
     if used.seconds is not None:

@@ -173,7 +173,8 @@ def compare(
     scores: ScoresByMetric = {}
     warning = ""
     if of_pairs:
-        scorer = FileScorer((pair.read()[1] for pair in found), of_pairs, place)
+        gray = gray_range(pair.read()[1] for pair in found)
+        scorer = FileScorer(gray, of_pairs, place)
         result.lines.append(scorer.score(found, scale, DIRECTION))
         scores = scorer.scores_of(result.lines[0])
         warning = scorer.warning
@@ -283,20 +284,19 @@ class FileScorer(PairScorer):
 
     def __init__(
         self,
-        truths: Iterable[Image],
+        gray: GrayRange,
         parts: Sequence[Part],
         device: Any,
-        unit: str = "",  # of the values, where it is known
+        unit: str | None = "",  # of the values, where it is known; None: shares of the range
         regions: Sequence[str] = WHOLE,
     ):
-        gray = gray_range(truths)
         self.range = f"{gray.black:g} to {gray.black + gray.span:g}"
         self.warning = gray.warning  # of the range; after `score` also of the regions
         dims = len(min(gray.sizes, key=len))
         metrics = []
         self.too_small: ScoresByMetric = {}
         for metric in [part(gray.span, dims) for part in parts]:
-            if metric.in_intensities:
+            if metric.in_intensities and unit is not None:
                 metric.unit = unit
             try:
                 for size in sorted(gray.sizes):

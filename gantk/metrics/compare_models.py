@@ -22,7 +22,7 @@ from gantk.catalog.contrasts import contrast_names
 from gantk.data.check.pairs import measure_pairs, pairs_that_do_not_fit
 from gantk.data.dataset import layouts_in_words, source_and_records
 from gantk.data.description import NO_COMPARISON
-from gantk.data.intensity import AIR_SHARE
+from gantk.data.intensity import AIR_SHARE, IntensityMapping
 from gantk.data.preparation import Pair, Record, patients_of
 from gantk.data.recipe_data import with_test_data, without_training
 from gantk.data.sources.pairing import complete_pairs
@@ -37,14 +37,17 @@ from gantk.inference.frame import Frame, TranslateOptions
 from gantk.inference.load import load_model
 from gantk.inference.model import Model
 from gantk.inference.notes import Checks, misfit_sentence
+from gantk.inference.pipeline import Pipeline
+from gantk.inference.scales import Scales
 from gantk.method import OTHER
 from gantk.metrics.baselines import MAX_BASELINE_IMAGES, IntensityMap
 from gantk.metrics.compare_folders import (
     PAIR_METRICS,
     FilePair,
     FileScorer,
+    ScaleFit,
     are_of_file_pairs,
-    fit_line,
+    gray_range,
     metric_of_files,
 )
 from gantk.metrics.comparing import Comparison, add_tests, compare_systems, gain_text
@@ -56,9 +59,10 @@ from gantk.metrics.names import (
     metric_words,
     name_systems,
     short_metric_name,
+    unit_words,
 )
 from gantk.metrics.pair_scores import add_scores, foreground
-from gantk.metrics.references import GRAY_VALUES, image_with_mask, in_hounsfield
+from gantk.metrics.references import image_with_mask, in_hounsfield, of_all_scans
 from gantk.metrics.rows import result_sentence, result_tone
 from gantk.metrics.samples import alarm_of_contrast
 from gantk.metrics.summary import summary_lines, with_label
@@ -81,10 +85,8 @@ from gantk.terminal import TextTable
 # and of each system
 Pictures = dict[str, dict[str, dict[str, np.ndarray]]]
 ONE_SCALE = (
-    "of whole files at their own size, as gantk translate makes them (gantk report scores images at the"
-    " network's size); HU as they are, other gray values, whose scales differ between models, by one"
-    " line for each model to the mean and spread of the true ones; baselines are simple rules (gantk report"
-    " has trained ones too)"
+    "whole files at their own size (gantk report scores images at the network's size). {} Baselines are"
+    " simple rules (gantk report has trained ones too)."
 )
 RELEASED_AGAIN = (
     "who was in its training is told by names and files alone; public sets release patients again under"
@@ -107,9 +109,8 @@ OF_ONE_SCORE = (
     "p is corrected for all {} tests, but for the first score of a direction; intervals are not; --json and"
     " --figures have the tests of all pairs of models"
 )
-WHITE = 99.9  # percentile of an image that is 1 on its own scale
-Translations = Iterator[tuple[Pair, Image]]  # of the source of each pair
-Maker = Callable[[Sequence[Pair], str, Frame], Translations]
+Translations = Iterator[tuple[Pair, np.ndarray]]  # of the source of each pair, as it is scored
+Maker = Callable[[Sequence[Pair], "ScoredScale"], Translations]
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class ModelComparison(Comparison):
     left_out: dict[str, list[str]]  # model -> the patients that it was trained or validated on
     results: dict[str, Results]  # by model, as those of a run, with directions in words
     pictures: Pictures
-    scale: str  # the range of gray values by which images are scored, in words
+    scale: str  # the gray values in which images are scored, in words
 
     def dump(self) -> dict:
         """The content of the JSON file."""
@@ -215,12 +216,11 @@ def compare_models(
             higher[metric] = score.higher_is_better
             units[one.title, metric] = score.unit
     compared = compare_systems(table[table.system.isin([*results])], higher, units)
-    ranges = [
-        f"{one.scorer.range} of the true {frame.target}"
-        for one, frame in zip(scored, directions.values(), strict=True)
-    ]
-    scale = f"PSNR and SSIM by the range {join_words(ranges)}."
-    say(with_label("scale", f"{ONE_SCALE}. {scale}"))
+    in_unit: dict[str, list[str]] = {}  # gray values -> the domains that are scored in them
+    for one, frame in zip(scored, directions.values(), strict=True):
+        in_unit.setdefault(one.about, []).append(frame.target)
+    scale = " ".join(f"{join_words(targets)} in {unit}." for unit, targets in in_unit.items())
+    say(with_label("scale", ONE_SCALE.format(scale)))
     if len(systems) > 1:
         sentences = _say_compared(compared, results, units, say)
     else:
@@ -299,8 +299,9 @@ class ComparedModels:
             what = f"{who}{beside}, by names or files: {join_first(self.left_out)}"
             say(with_label("left out", what))
 
-    def translate(self, pairs: Sequence[Pair], to: str, frame: Frame) -> Translations:
-        """Yield the translated source of each pair, on the grid of its truth."""
+    def translate(self, pairs: Sequence[Pair], scale: ScoredScale) -> Translations:
+        """Yield the translated source of each pair, on the grid and the scale of its truth."""
+        to, frame = scale.to, scale.frame
         jobs = [
             (model, pair)
             for model, seen in zip(self.models, self.seen, strict=True)
@@ -313,7 +314,10 @@ class ComparedModels:
             image = Case.of_record(model, source, frame.target, self.checks).image
             label = source.label if model.classes() else None
             (made,) = model(image, frame.target, TranslateOptions(label=label))
-            yield pair, resample_onto(made, image_of(pair[to]))
+            pipeline = model.pipelines[model.domain(frame.target)]
+            _, in_units = pipeline.in_training_units(image)
+            made = resample_onto(replace(made, pixels=in_units(made.pixels)), image_of(pair[to]))
+            yield pair, scale.of_model(made.pixels, pair, pipeline)
 
 
 def _systems_of(models: Mapping[str, Model], pairs: Sequence[Pair]) -> list[ComparedModels]:
@@ -352,30 +356,91 @@ def _tested_pairs(
     return tested
 
 
-def _unchanged_input(pairs: Sequence[Pair], to: str, _: Frame) -> Translations:
+class ScoredScale:
+    """The scale on which the images of a direction are scored, that of the first model's run: network
+    intensities by its rule for black and white, which are those of the true image where the rule is
+    fitted to each scan; Hounsfield units and labels as they are.
+    """
+
+    def __init__(self, first: Model, to: str, pairs: Sequence[Pair]):
+        self.to = to
+        self.pipeline = first.pipelines[to]
+        self.frame = self.pipeline.frame
+        target = self.pipeline.target
+        truths = [pair[to] for pair in pairs]
+        self.unit: str | None = None  # of values as they are
+        if in_hounsfield(self.frame.target, truths, [target]):
+            self.unit = "HU"
+        elif target.nearest:
+            self.unit = "labels"
+        self.keeps_values = self.unit is not None
+
+    def truth(self, pair: Pair) -> Image:
+        """The true image of a pair, as it is scored."""
+        real = image_of(pair[self.to])
+        if self.keeps_values:
+            return real
+        return replace(real, pixels=_own_mapping(self.pipeline, real).forward(real.pixels))
+
+    def of_model(self, made: np.ndarray, pair: Pair, pipeline: Pipeline) -> np.ndarray:
+        """An image of a model, in its training units, as it is scored: where the scales of models
+        differ, its black and white become those of the truth.
+        """
+        if self.keeps_values:
+            return made
+        real = image_of(pair[self.to])
+        seen = of_all_scans(pipeline.target).forward(made)
+        gray = _own_mapping(pipeline, real).inverse(seen)
+        return _own_mapping(self.pipeline, real).forward(gray)
+
+    def of_network(self, seen: np.ndarray, pair: Pair) -> np.ndarray:
+        """Network intensities of the target, as they are scored."""
+        return self.pipeline.target.inverse(seen) if self.keeps_values else seen
+
+    def network_input(self, pair: Pair, letter: str) -> np.ndarray:
+        """An image (C, *spatial) of a pair in network intensities, on the grid of the truth."""
+        real = image_of(pair[self.to])
+        image = resample_onto(image_of(pair[letter]), real)
+        mapping = self.pipeline.target if letter == self.to else self.pipeline.source
+        seen = _own_mapping(self.pipeline, image, mapping).forward(image.pixels)
+        return in_channels(seen, real.channels)
+
+
+def _own_mapping(pipeline: Pipeline, image: Image, mapping: IntensityMapping | None = None) -> Any:
+    """The intensity mapping for a file: that of the training images of the domain, the target if no
+    other `mapping` is given, or its own, see `Scales.own_scale`.
+    """
+    mapping = mapping or pipeline.target
+    return Scales(pipeline.frame, mapping, mapping).own_scale(image.pixels)
+
+
+def _unchanged_input(pairs: Sequence[Pair], scale: ScoredScale) -> Translations:
     """Yield the source of each pair, on the grid of its truth."""
     for pair in pairs:
-        yield pair, _on_grid(pair, OTHER[to], to)
+        yield pair, scale.of_network(scale.network_input(pair, OTHER[scale.to]), pair)
 
 
-def _mapped_input(pairs: Sequence[Pair], to: str, _: Frame, known: Sequence[Pair]) -> Translations:
-    """Yield the source of each pair by the best intensity map of images on their own scales, fitted to
-    the `known` pairs of other patients, also of those whom a model was trained on; or of one patient
-    to other pairs.
+def _mapped_input(pairs: Sequence[Pair], scale: ScoredScale, known: Sequence[Pair]) -> Translations:
+    """Yield the source of each pair by the best intensity map of network intensities, fitted to the
+    `known` pairs of other patients, also of those whom a model was trained on; or of one patient to
+    other pairs.
     """
     is_one = len({*map(_patient, known)}) == 1
-    scaled = partial(_on_own_scale, to=to)
 
     def owner_of(pair: Pair) -> str:
         return pair["a"].key if is_one else _patient(pair)
 
+    def inputs_of(pair: Pair) -> tuple[Tensor, Tensor]:
+        source, target = (scale.network_input(pair, each) for each in (OTHER[scale.to], scale.to))
+        return torch.from_numpy(source), torch.from_numpy(target)
+
     maps = {}
     for owner in {*map(owner_of, pairs)}:
         chosen = spread([pair for pair in known if owner_of(pair) != owner], MAX_BASELINE_IMAGES)
-        maps[owner] = IntensityMap((scaled(pair, OTHER[to]), scaled(pair, to)) for pair in chosen)
+        maps[owner] = IntensityMap(map(inputs_of, chosen))
     for pair in pairs:
-        pixels = maps[owner_of(pair)](scaled(pair, OTHER[to])[None])[0].numpy()
-        yield pair, replace(image_of(pair[to]), pixels=pixels)
+        source, _ = inputs_of(pair)
+        yield pair, scale.of_network(maps[owner_of(pair)](source[None])[0].numpy(), pair)
 
 
 @dataclass(frozen=True)
@@ -383,6 +448,7 @@ class ScoredDirection:
     """The scores of all systems, and of the baselines, on one direction."""
 
     title: str  # T1 -> T2
+    about: str  # the gray values in which its images are scored
     table: pd.DataFrame  # columns of `gantk.metrics.table`
     scorer: FileScorer
     pictures: dict[str, dict[str, np.ndarray]]  # as of Pictures
@@ -402,10 +468,14 @@ def _score_direction(
     """
     first = systems[0].models[0]
     title = f"{frame.source} -> {frame.target}"
-    truths = [pair[to] for pair in pairs]
-    unit = "HU" if in_hounsfield(frame.target, truths, [first.intensity[to]]) else GRAY_VALUES
+    scale = ScoredScale(first, to, pairs)
     regions = first.recipe.evaluate.regions
-    scorer = FileScorer(map(image_of, truths), parts, first.runtime.device, unit, regions)
+    gray = gray_range(map(scale.truth, pairs))
+    if not scale.keeps_values:
+        black, white = frame.range
+        gray = replace(gray, black=black, span=white - black, warning="")
+    unit = scale.unit
+    scorer = FileScorer(gray, parts, first.runtime.device, unit, regions)
     makers: dict[str, Maker] = {system.name: system.translate for system in systems}
     makers[INPUT] = _unchanged_input
     if len(known) > 1 and all(len(mapping.lines) == 1 for mapping in first.intensity.values()):
@@ -421,29 +491,31 @@ def _score_direction(
     for name, make in makers.items():
         is_baseline = name in (INPUT, MAP)
         with TemporaryDirectory() as scratch:
-            made = _write_translations(make(pairs, to, frame), to, Path(scratch))
-            line = fit_line(made, match=unit != "HU" or is_baseline)
-            lines = scorer.score(made, line, title)
+            made = _write_translations(make(pairs, scale), scale, Path(scratch))
+            lines = scorer.score(made, ScaleFit(), title)
             tables.append(_mean_of_models(lines).assign(system=name))
             for file in made:
                 if file.name in pictures:
                     output, truth = (each.middle_plane for each in file.read())
-                    output = output if name == INPUT else line(output)
                     pictures[file.name] |= {TRUTH: truth, name: output}
         alarm = "" if is_baseline else _alarm_of_contrast(pictures.values(), name)
         warnings += [f"{title}, {name}: {alarm}"] * bool(alarm)
     warnings += [scorer.warning] * bool(scorer.warning)
-    return ScoredDirection(title, pd.concat(tables), scorer, pictures, warnings)
+    unit = unit or f"the gray values of the networks of {systems[0].name}"
+    about = f"{unit} from {scorer.range}"
+    return ScoredDirection(title, about, pd.concat(tables), scorer, pictures, warnings)
 
 
-def _write_translations(translations: Translations, to: str, folder: Path) -> list[FilePair]:
-    """Keep translations to domain `to`, each on the grid of its truth, as files of floats."""
+def _write_translations(
+    translations: Translations, scale: ScoredScale, folder: Path
+) -> list[FilePair]:
+    """Keep translations, each on the grid of its truth, as files of floats."""
     made = []
-    for number, (pair, image) in enumerate(translations):
+    for number, (pair, pixels) in enumerate(translations):
         path = folder / f"{number}.npy"
-        np.save(path, image.pixels)
-        both = partial(_with_truth, path, pair[to])
-        about = partial(_regions, pair, to)
+        np.save(path, pixels)
+        both = partial(_with_truth, path, pair, scale)
+        about = partial(_regions, pair, scale)
         made.append(FilePair(pair["a"].key, pair["a"].subject, both, about))
     return made
 
@@ -485,7 +557,7 @@ def _say_compared(
             ]
             # fewer than of the first score, as where lesions are not seen
             n = f"n = {about.n}" if about.n != next(iter(metrics.values())).n else ""
-            name = ", ".join(filter(None, (short_metric_name(metric), about.unit, n)))
+            name = ", ".join(filter(None, (short_metric_name(metric), unit_words(about.unit), n)))
             rows.append((direction, name, *values))
     titles = [*results, *map(baseline_words, first.baselines)]
     say(TextTable(("direction", "score", *titles), rows))
@@ -571,38 +643,22 @@ def _shared_directions(models: Sequence[Model], target: str | None) -> dict[str,
     return shared
 
 
-def _with_truth(path: Path, truth: Record) -> tuple[Image, Image]:
+def _with_truth(path: Path, pair: Pair, scale: ScoredScale) -> tuple[Image, Image]:
     """An image on the grid of its truth, and this truth."""
-    real = image_of(truth)
+    real = scale.truth(pair)
     return replace(real, pixels=np.load(path)), real
 
 
-def _on_grid(pair: Pair, letter: str, to: str) -> Image:
-    """An image of a pair on the grid of the one of domain `to`, with its channels."""
-    real = image_of(pair[to])
-    image = resample_onto(image_of(pair[letter]), real)
-    return replace(image, pixels=in_channels(image.pixels, real.channels))
-
-
-def _on_own_scale(pair: Pair, letter: str, to: str) -> Tensor:
-    """An image (C, *spatial) of a pair, on the grid of the one of domain `to`: 0 is its darkest value
-    and 1 its WHITE percentile, whichever models are compared.
-    """
-    pixels = _on_grid(pair, letter, to).pixels
-    black = np.nanmin(pixels)
-    white = np.nanpercentile(pixels, WHITE)
-    return torch.from_numpy((pixels - black) / max(white - black, np.finfo(np.float32).tiny))
-
-
-def _regions(pair: Pair, to: str) -> dict[str, Any]:
+def _regions(pair: Pair, scale: ScoredScale) -> dict[str, Any]:
     """Foreground (1, 1, *spatial), and lesions, if there is a mask, on the grid of the truth."""
+    tissue = {scale.to: scale.pipeline.target.tissue, OTHER[scale.to]: scale.pipeline.source.tissue}
     seen = [
-        (_on_own_scale(pair, letter, to)[None], [AIR_SHARE])
+        (torch.from_numpy(scale.network_input(pair, letter))[None], tissue[letter])
         for letter, record in pair.items()
         if not record.others  # an image of one contrast
     ]
     found = {"foreground": foreground(*seen)} if seen else {}
-    if mask := _lesion_mask(pair, to):
+    if mask := _lesion_mask(pair, scale.to):
         found["masks"] = torch.from_numpy(mask.pixels)[None].float()
     return found
 

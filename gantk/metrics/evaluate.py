@@ -195,7 +195,7 @@ class Scorer:
             self._translate_some(sources, to, translators)
             return
 
-        written = self._write_translations(results, sources, pairs, to, translators)
+        written = self._write_translations(results, sources, to, translators)
         if not written:  # not rank 0
             return
 
@@ -254,7 +254,7 @@ class Scorer:
     def _translate_some(self, sources: Sequence[Record], to: str, translators: Translators) -> None:
         """Translate the images that are shown, where none are scored."""
         chosen = [sources[n] for n in unpaired_places(sources, self.dims)]
-        written = translators()[""](chosen, None, to) if chosen else None
+        written = translators()[""](chosen, to) if chosen else None
         if written:  # rank 0
             self._keep_unpaired(to, chosen, self.reals.scored_images(chosen), written.images)
 
@@ -271,23 +271,19 @@ class Scorer:
         self,
         results: Results,
         sources: Sequence[Record],
-        pairs: Sequence[Pair],
         to: str,
         translators: Translators,
     ) -> dict[str, Written]:
-        """What each of the translators makes of the sources; {} on ranks other than 0. Adds the scores
-        of the files to results, and what the post-steps measured.
+        """What each of the translators makes of the sources; {} on ranks other than 0. Adds what the
+        post-steps measured to results.
         """
         key = direction_to(to)
-        truths = [pair[to] for pair in pairs] or None
         written = {}
         for system, translate in translators().items():
-            own = translate(sources, None if system == START else truths, to)
+            own = translate(sources, to)
             if own is None:
                 continue
             written[system] = own
-            if own.scores:
-                results.files[key + system] = own.scores
             if losses := translate.translator.post_records():
                 results.post[key] = losses
         self.checks |= translators()[""].checks

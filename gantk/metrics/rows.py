@@ -375,26 +375,6 @@ def pairs_sentence(results: Results) -> str:
     )
 
 
-def files_sentences(results: Results) -> Iterator[str]:
-    """Yield, by direction, what the whole written files score, and why that is not the table's
-    score.
-    """
-    for key, scores in results.files.items():
-        known = list_scores(scores)
-        if not known:
-            continue
-
-        sentence = f"{title_of(key, results.domains)}: {known}."
-        psnr = scores.get("psnr", Score())
-        if psnr.value is not None and (psnr.corrected or 0.0) - psnr.value >= MIN_GAP:
-            rescaled = Score(value=psnr.corrected, unit="dB").text()
-            sentence += (
-                " The written gray values are on the scale of the training images, the true ones on"
-                f" another: rescaled by a line for each image, PSNR is {rescaled}."
-            )
-        yield sentence
-
-
 def list_scores(scores: Mapping[str, Score]) -> str:
     """`PSNR 24.51 dB, SSIM 0.853`: those that have a value."""
     known = {name: score for name, score in scores.items() if score.value is not None}

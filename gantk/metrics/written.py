@@ -1,6 +1,4 @@
-"""What `gantk translate` writes for the test images of a run, and how near the written files are to
-the true ones.
-"""
+"""What `gantk translate` writes for the test images of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +10,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -28,13 +25,9 @@ from gantk.inference.notes import Checks
 from gantk.inference.result_format import ResultFormat, with_tail
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
-from gantk.metrics.compare_folders import PAIR_METRICS, FileScorer
-from gantk.metrics.pair_scores import References
-from gantk.metrics.references import GRAY_VALUES, of_all_scans, units_of
-from gantk.plugin.spec import bind
+from gantk.metrics.references import of_all_scans
 from gantk.prepare.module import image_intensities, size_image
 from gantk.recipe.tables import CheckedRecipe
-from gantk.runs.results import ScoresByMetric
 
 
 @dataclass(frozen=True)
@@ -43,9 +36,6 @@ class Written:
 
     images: Tensor  # (N, C, *size) in network intensities, as the records of their sources
     padding: Tensor  # (N, 1, *size): where an image has no pixels; `images` are black there
-    # scores of whole files, as `gantk eval --pred --truth` computes them; {} where these have no
-    # true files on their grid
-    scores: ScoresByMetric
 
 
 class WrittenTranslations:
@@ -82,33 +72,20 @@ class WrittenTranslations:
             data=data,
         )
 
-    def __call__(
-        self, sources: Sequence[Record], truths: Sequence[Record] | None, to: str
-    ) -> Written | None:
-        """Translate the sources to domain `to`, shared among the ranks; None on ranks other than 0.
-
-        `truths`: the true image of each source, if these are known.
-        """
+    def __call__(self, sources: Sequence[Record], to: str) -> Written | None:
+        """Translate the sources to domain `to`, shared among the ranks; None on ranks other than 0."""
         groups = self._images_of(sources)
-        scorer = None
-        if truths is not None:
-            scorer = self._file_scorer([truths[group[0]] for group in groups], to)
 
-        def work(group: Sequence[int]) -> tuple[Tensor, Tensor, pd.DataFrame | None]:
-            truth = truths[group[0]] if truths is not None else None
-            return self._translate([sources[number] for number in group], truth, to, scorer)
+        def work(group: Sequence[int]) -> tuple[Tensor, Tensor]:
+            return self._translate([sources[number] for number in group], to)
 
         shared = self.runtime.share(groups, work, "test scans", "scan")
         if shared is None:
             return None
 
         order = torch.tensor([number for group in groups for number in group]).argsort()
-        images, padding, found = zip(*shared, strict=True)
-        lines = [own for own in found if own is not None]
-        scores = {}
-        if scorer and len(lines) == len(groups):
-            scores = scorer.scores_of(pd.concat(lines, ignore_index=True))
-        return Written(torch.cat(images)[order], torch.cat(padding)[order], scores)
+        images, padding = map(torch.cat, zip(*shared, strict=True))
+        return Written(images[order], padding[order])
 
     def _images_of(self, records: Sequence[Record]) -> list[list[int]]:
         """The places of the records of each image: the slices of one volume, in order, or one."""
@@ -123,27 +100,8 @@ class WrittenTranslations:
             for group in groups.values()
         ]
 
-    def _file_scorer(self, truths: Sequence[Record], to: str) -> FileScorer | None:
-        """The scorer of whole files; None where true images are no files of one contrast."""
-        files = [record.file for record in truths]
-        if any(file is None or len(file.scans) != 1 for file in files):
-            return None
-        parts = [bind("metric", name) for name in PAIR_METRICS]
-        units = units_of(self.data, truths[:1], to)
-        unit = "HU" if units is not None and units.name == "HU" else GRAY_VALUES
-        truths_of_files = (file.read() for file in files)
-        return FileScorer(truths_of_files, parts, self.runtime.device, unit)
-
-    def _translate(
-        self,
-        records: Sequence[Record],
-        truth: Record | None,
-        to: str,
-        scorer: FileScorer | None,
-    ) -> tuple[Tensor, Tensor, pd.DataFrame | None]:
-        """The translations (n, C, *size) of the records of one image, their padding, and the scores
-        of its file.
-        """
+    def _translate(self, records: Sequence[Record], to: str) -> tuple[Tensor, Tensor]:
+        """The translations (n, C, *size) of the records of one image, and their padding."""
         options = TranslateOptions(label=records[0].label if self.translator.classes() else None)
         file = records[0].file
         if file is None:
@@ -153,17 +111,9 @@ class WrittenTranslations:
         (result,) = self.translator(image, self._name(to), options)
         if file is None:
             images = result.pixels.swapaxes(0, 1) if len(records) > 1 else [result.pixels]
-            return *self._to_network(images, to), None
+            return self._to_network(images, to)
 
         made = self._write_and_read(image, result, to)
-        scores = None
-        if scorer is not None and truth is not None:
-            real = truth.file.read()
-            if real.channels == made.channels and made.grid.same_as(real.grid):
-                written = torch.from_numpy(np.ascontiguousarray(made.pixels))[None]
-                about = References(torch.tensor(real.pixels)[None], [truth.subject])
-                scores = scorer(written, about)
-
         if made.affine is None:  # a picture may be on a scale of its own
             pipeline = self.translator.pipelines[to]
             _, in_units = pipeline.in_training_units(image)
@@ -171,7 +121,7 @@ class WrittenTranslations:
         pixels = file.on_grid(made)
         planes = [record.file.plane for record in records]
         images = [pixels if plane is None else pixels[:, plane] for plane in planes]
-        return *self._to_network(images, to), scores
+        return self._to_network(images, to)
 
     def _write_and_read(self, image: Image, made: Image, to: str) -> Image:
         """A translation of an image as its files hold it, one for each contrast; NaN throughout where

@@ -22,7 +22,6 @@ from gantk.data.test_size import needed_words
 from gantk.errors import argument, count_noun
 from gantk.files import write_file
 from gantk.metrics.names import baseline_words, baselines
-from gantk.metrics.rows import files_sentences
 from gantk.plugin.hookspecs import ReportSection
 from gantk.plugin.loader import load
 from gantk.report import words
@@ -197,7 +196,6 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> Mapping[str, object
         "how_kept": how_kept(run),
         "tables": score_tables(run),
         "grids": [*grids(summarise_systems({"model": run.results}))],
-        "files": [*files_sentences(run.results)],
         "steps": steps,
         "blocks": blocks,
         "error_scale": error_scale(),

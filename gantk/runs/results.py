@@ -326,10 +326,6 @@ class Results(Table):
     """Whether the model is better than the best baseline, by direction and metric."""
     split: SplitSummary | None = None
     """How test patients were held out."""
-    files: ScoresByDirection = {}
-    """By direction, scores of the files that `gantk translate` writes for the test images, as
-    `gantk eval --pred --truth` computes them: whole, in their own values.
-    """
     cases: dict[str, Case] = {}
     """Of methods that make any contrast from others, by direction: what is there and what is made.
     """

@@ -229,7 +229,7 @@ def test_a_translation_is_that_of_its_source_in_any_order():
     translate = WrittenTranslations(scorer.model, scorer.data, scorer.method, scorer.runtime)
     records = [pair["a"] for pair in scorer.data.pairs("test")]
     sources = records[::-2] + records[-2::-2]  # from top to bottom, every second slice first
-    written = translate(sources, None, "b")
+    written = translate(sources, "b")
 
     assert len(sources) > 2
     torch.testing.assert_close(

@@ -13,8 +13,7 @@ from volumes import LPS, far_apart, volume
 
 import gantk
 from gantk.data.recipe_data import with_test_data
-from gantk.formats.files import read, write
-from gantk.formats.image import Image
+from gantk.formats.files import read
 from gantk.metrics.compare_models import INPUT, MAP, makes_single_images
 from gantk.runs.folder import RunFolder
 
@@ -67,6 +66,41 @@ def test_the_runs_own_test_images_score_as_before(run, tmp_path):
         value = scores["metrics"]["a_to_b"][metric]["value"]
         assert value == pytest.approx(own["metrics"]["a_to_b"][metric]["value"], rel=1e-6)
     assert not any("too good" in line for line in said)
+
+
+def test_whole_files_score_as_in_the_run_at_its_size(tmp_path):
+    """Scanners whose scales differ by up to a factor of 5: each image has its own black and white."""
+    from tiny import TINY
+
+    for n in range(8):
+        rng = np.random.default_rng(n)
+        for kind in ("T1", "T2"):
+            pixels = np.pad(gaussian_filter(rng.random((12, 12, 12)), 1.5), 2)
+            scaled = (100 + 60 * n) * pixels.astype(np.float32)
+            volume(tmp_path / "scans" / f"p{n}" / f"{kind}.nii", values=scaled)
+    own_scale = {"name": "percentile", "per": "volume"}
+    data = TINY["data"] | {
+        "source": "nifti",
+        "dims": 3,
+        "size": [16, 16, 16],
+        "intensity": own_scale,
+        "split": {"test": 0.4, "validation": 0.0},
+    }
+    recipe = TINY | {"data": data, "train": TINY["train"] | {"steps": 1}}
+    recipe["evaluate"] = {"metrics": ["psnr", "mae"]}
+    options = {"device": "cpu", "say": lambda line: None}
+    run = gantk.run(
+        recipe, data=tmp_path / "scans", out=tmp_path / "run", allow_leakage=True, **options
+    ).path
+    own = read_json(run / "metrics.json")
+    found = gantk.compare_models([run], tmp_path / "scans", metrics=["psnr", "mae"], **options)
+    (whole,) = found.results.values()
+    for title, key in (("T1 -> T2", "a_to_b"), ("T2 -> T1", "b_to_a")):
+        for metric, score in own["metrics"][key].items():
+            assert whole.metrics[title][metric].value == pytest.approx(score["value"], rel=1e-3)
+            assert whole.metrics[title][metric].unit == score["unit"]
+            unchanged = own["baselines"]["identity"][key][metric]["value"]
+            assert whole.baselines[INPUT][title][metric].value == pytest.approx(unchanged, rel=1e-3)
 
 
 @pytest.mark.parametrize(("scale", "fits"), [(1.0, True), (9.0, False)])
@@ -251,15 +285,22 @@ def test_slices_next_to_trained_ones_are_left_out(tmp_path, gantk):
     assert "or which it left out" in said
 
 
-def mean_of_files(folder, data, models):
-    """What `compare` says of the translation of each patient by its model."""
+def range_of(run, letter):
+    """From black to white of the training images of a domain."""
+    meta = read_json(next(run.glob("checkpoints/*/meta.json")))
+    black, white, *_ = meta["intensity"][letter]["fitted"]
+    return white - black
+
+
+def mean_of_files(folder, data, models, first):
+    """The mean PSNR of the translation of each patient by its model, over the range of the first one."""
+    values = []
     for patient, model in models.items():
-        for name in ("made", "true"):
-            (folder / name).mkdir(exist_ok=True)
-        gantk.translate(model, data / patient / "T1.nii", folder / f"made/{patient}.nii")
-        shutil.copy(data / patient / "T2.nii", folder / f"true/{patient}.nii")
-    found = gantk.compare(folder / "made", folder / "true", match=True, metrics=["psnr"])
-    return found["metrics"]["pred_to_truth"]["psnr"]["value"]
+        made = folder / f"made-{patient}.nii"
+        gantk.translate(model, data / patient / "T1.nii", made)
+        error = read(made).pixels - read(data / patient / "T2.nii").pixels
+        values.append(10 * np.log10(range_of(first, "b") ** 2 / np.square(error).mean()))
+    return np.mean(values)
 
 
 def psnr_of(scores, system):
@@ -302,7 +343,9 @@ def test_folds_of_one_recipe_are_compared_as_one_model(run, tmp_path, capsys):
         device="cpu",
         say=lambda line: None,
     )
-    expected = mean_of_files(tmp_path, data, {patient: tested[patient] for patient in ours})
+    expected = mean_of_files(
+        tmp_path, data, {patient: tested[patient] for patient in ours}, models[0]
+    )
     assert np.mean(psnr_of(of_tested.scores.to_dict("records"), folds)) == pytest.approx(
         expected, abs=0.01
     )
@@ -318,7 +361,7 @@ def scans_of(data, patients, folder):
 
 
 def test_models_are_compared_on_one_scale(run, packed, tmp_path, gantk):
-    """By what `translate` writes, matched as `compare` does; who was seen in training is left out."""
+    """By what `translate` writes, on the scale of the first run; who was seen in training is left out."""
     new = [f"p{n}" for n in range(10, 16)]
     data = scans(tmp_path / "data", range(10, 16))
     sets = read_json(run / "split.json")["splits"]
@@ -333,7 +376,7 @@ def test_models_are_compared_on_one_scale(run, packed, tmp_path, gantk):
     done = gantk("eval", run, packed, *options, "--figures", figures).ok()
     said = " ".join(done.out.split())
     found = read_json(tmp_path / "found.json")
-    expected = mean_of_files(tmp_path, data, dict.fromkeys(new, run))
+    expected = mean_of_files(tmp_path, data, dict.fromkeys(new, run), run)
     own = psnr_of(found["scores"], run.name)
 
     assert found["left_out"] == {run.name: sorted([*seen, *validated, "p99"]), packed.name: seen}
@@ -343,8 +386,9 @@ def test_models_are_compared_on_one_scale(run, packed, tmp_path, gantk):
     }
     assert f"of training and validation of {run.name}" in said
     assert "(gantk report scores images at the network's size)" in said
-    assert re.search(r"MAE, gray values +[\d.]+", said)
-    (scale,) = re.findall(r"PSNR and SSIM by the range \S+ to .*? of the true T\d\.", said)
+    assert re.search(r"MAE, gray range 2 +[\d.]+", said)
+    scale = f"T2 and T1 in the gray values of the networks of {run.name} from -1 to 1."
+    assert scale in said
     about = found["results"][run.name]["metrics"]["T1 -> T2"]["psnr_foreground"]["definition"]
     assert "/foreground-above-5%-of-range-" in about
     assert re.search(rf"T1 -> T2 +PSNR +{packed.name} +-?0.00 dB", said)
@@ -426,28 +470,18 @@ def test_comparison_scores_lesions_and_the_input(masks, run, tmp_path):
     table = found.scores[found.scores.direction == "T1 -> T2"]
 
     values = table.groupby(["system", "metric"])["value"].mean()
-    for system, folder in {other.name: "made", "identity": "input"}.items():
-        (tmp_path / folder).mkdir()
-        (tmp_path / "true").mkdir(exist_ok=True)
-        for patient in data.iterdir():
-            source, made = patient / "T1.nii", tmp_path / folder / f"{patient.name}.nii"
-            if folder == "made":
-                gantk.translate(other, source, made)
-            else:
-                shutil.copy(source, made)
-            shutil.copy(patient / "T2.nii", tmp_path / "true" / f"{patient.name}.nii")
-        matched = gantk.compare(tmp_path / folder, tmp_path / "true", match=True, metrics=["mae"])
-        line = matched["scale"]
-        errors = []
-        for patient in data.iterdir():
-            made, true = (
-                read(tmp_path / name / f"{patient.name}.nii").pixels for name in (folder, "true")
-            )
-            error = np.abs(line["slope"] * made + line["offset"] - true)
-            errors.append(error[read(patient / "seg.nii").pixels > 0].mean())
-        assert values[system, "mae_lesion"] == pytest.approx(np.mean(errors), rel=1e-3)
-        of_files = matched["metrics"]["pred_to_truth"]["mae"]["value"]
-        assert values[system, "mae"] == pytest.approx(of_files, rel=1e-3)
+    in_lesions, whole = [], []
+    for patient in data.iterdir():
+        made = tmp_path / f"made-{patient.name}.nii"
+        gantk.translate(other, patient / "T1.nii", made)
+        errors = np.abs(read(made).pixels - read(patient / "T2.nii").pixels)
+        in_lesions.append(errors[read(patient / "seg.nii").pixels > 0].mean())
+        whole.append(errors.mean())
+    of_range_2 = 2 / range_of(other, "b")
+    assert values[other.name, "mae_lesion"] == pytest.approx(
+        np.mean(in_lesions) * of_range_2, rel=1e-3
+    )
+    assert values[other.name, "mae"] == pytest.approx(np.mean(whole) * of_range_2, rel=1e-3)
     text = " ".join(" ".join(said).split())
     for name in (other.name, run.name):
         own = found.results[name]
@@ -526,17 +560,13 @@ def test_hounsfield_units_are_compared_as_they_are(run, tmp_path):
     found = gantk.compare_models(models, other, device="cpu", say=lambda line: None)
     own_scores = found.scores[found.scores.system == found.scores.system[0]]
     values = own_scores.groupby(["direction", "metric"])["value"].mean()
-    for kind in kinds:
-        for name in ("made", "true"):
-            (tmp_path / name / kind).mkdir(parents=True)
+    for source, kind, letter in (("T1", "CT", "b"), ("CT", "T1", "a")):
+        errors = []
         for patient in other.iterdir():
-            (source,) = {*kinds} - {kind}
-            made = tmp_path / f"made/{kind}/{patient.name}.nii"
+            made = tmp_path / f"made-{kind}-{patient.name}.nii"
             gantk.translate(models[0], patient / f"{source}.nii", made, to=kind)
-            shutil.copy(patient / f"{kind}.nii", tmp_path / f"true/{kind}/{patient.name}.nii")
-        folders = tmp_path / "made" / kind, tmp_path / "true" / kind
-        scores = gantk.compare(*folders, match=kind != "CT", metrics=["mae"])["metrics"]
-        expected = scores["pred_to_truth"]["mae"]["value"]
+            errors.append(np.abs(read(made).pixels - read(patient / f"{kind}.nii").pixels).mean())
+        expected = np.mean(errors) * (1 if kind == "CT" else 2 / range_of(models[0], letter))
         assert values[f"{source} -> {kind}", "mae"] == pytest.approx(expected, rel=1e-3)
 
 
@@ -582,15 +612,13 @@ def test_models_are_compared_on_the_records_of_a_source(dims, tmp_path, add_plug
 
     assert {test.n for test in found.tests} == {4}
     translate = gantk.load(models[0]).translate
+    values = []
     for path in (tmp_path / "other").glob("*.npz"):
         images = np.load(path)
-        for name, pixels in (("made", translate(images["T1"], to="T2")), ("true", images["T2"])):
-            (tmp_path / name).mkdir(exist_ok=True)
-            write(tmp_path / name / f"{path.stem}.nii", Image(np.float32(pixels)[None]))
-    expected = gantk.compare(tmp_path / "made", tmp_path / "true", match=True, metrics=["psnr"])
+        error = translate(images["T1"], to="T2") - images["T2"]
+        values.append(10 * np.log10(range_of(models[0], "b") ** 2 / np.square(error).mean()))
     own = psnr_of(found.scores.to_dict("records"), found.scores.system[0])
-    value = expected["metrics"]["pred_to_truth"]["psnr"]["value"]
-    assert np.mean(own) == pytest.approx(value, abs=0.01)
+    assert np.mean(own) == pytest.approx(np.mean(values), abs=0.01)
 
 
 def test_images_given_in_python_are_scored_like_files(run, tmp_path):

@@ -3,7 +3,6 @@
 import pytest
 
 from gantk.metrics.rows import (
-    files_sentences,
     result_sentence,
     result_tone,
 )
@@ -294,18 +293,6 @@ def test_psnr_that_air_raises_stands_above_the_foregrounds(foreground, is_shown)
     assert [cells[1] for cells in table.rows] == 2 * rows
     assert not is_shown or f"{foreground:.2f} dB" in table.rows[1]
     assert "PSNR 1.00 dB better" in result_sentence(found)
-
-
-@pytest.mark.parametrize("corrected", [18.0, 32.0, None])
-def test_the_score_of_written_files_is_explained_off_the_screen(corrected):
-    row = {"value": 17.7, "unit": "dB", "n": 8, "corrected": corrected}
-    found = result({"a_to_b": WON}, files={"a_to_b": {"psnr": row}})
-
-    assert not any("17.70" in str(line) for line in summary_lines(found))
-    (sentence,) = files_sentences(found)
-    assert sentence.startswith("T1 -> T2: PSNR 17.70 dB.")
-    rescaled = "rescaled by a line for each image, PSNR is 32.00 dB."
-    assert (rescaled in sentence) is (corrected == 32.0)
 
 
 def test_unseen_patients_are_claimed_only_without_leaks():

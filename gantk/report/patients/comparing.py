@@ -83,11 +83,7 @@ ONE_SEED = (
     " Train each recipe with several (`--set train.seed=1`); those of one recipe count as one here."
 )
 HOW_TO_SAVE = "A run that translates saves some when it is scored: `gantk eval RUN`."
-SCALE_OF_MODELS = (
-    "Scores and pictures of whole files on one scale: HU as they are; other outputs by one line for each"
-    " model to the mean and spread of the true images, so values and errors may leave their range. Not to be"
-    " compared with scores of a run."
-)
+SCALE_OF_MODELS = "Scores and pictures of whole files, not to be compared with scores of images at the network's size."
 RIGHT_IS_LEFT = " The patient's right is on the left."
 NOT_IN_NAMES = r"[^\w.-]+"
 ABSENT = "–"  # a key that a run's recipe does not have
@@ -246,7 +242,7 @@ def write_model_figures(
         titles = titles_of(label, outputs)
         kinds = dict(zip((INPUT, TRUTH, *models), titles, strict=True)) | {LESION_MASK: LESION}
         units = {score.unit for score in found.results[models[0]].metrics[direction].values()}
-        unit = "HU" if "HU" in units else "file's"
+        unit = "HU" if "HU" in units else ""
         images[label] = [
             ShownImage(
                 labels[patients[image]],

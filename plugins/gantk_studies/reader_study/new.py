@@ -211,7 +211,7 @@ def _of_run(
     chosen = _choose(patients, pairs, rng, f"the {split} set")
     records, sources = zip(*(couples[place] for place in chosen), strict=True)
     written = WrittenTranslations(model.recipe, data, model.method, model.runtime)
-    made = written(sources, None, letter).images
+    made = written(sources, letter).images
     real = windows(reals.scored_images(records), tuple(made[0].shape[1:]))
     contrasts = model.frames[letter].targets
     first = model.frames[letter].part(to).start or 0
