@@ -5,7 +5,7 @@ them, of patients that none of the models was trained on.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from glob import glob
@@ -64,7 +64,6 @@ from gantk.metrics.names import (
 from gantk.metrics.pair_scores import add_scores, foreground
 from gantk.metrics.references import image_with_mask, in_hounsfield, of_all_scans
 from gantk.metrics.rows import result_sentence, result_tone
-from gantk.metrics.samples import alarm_of_contrast
 from gantk.metrics.summary import summary_lines, with_label
 from gantk.metrics.table import MODEL, TEXTS
 from gantk.prepare.grid import resample_onto
@@ -73,9 +72,7 @@ from gantk.recipe.load import Settings
 from gantk.runs.folder import FOLD, recipe_without
 from gantk.runs.models import doubt_about_people, is_among, trained_on
 from gantk.runs.results import (
-    NO_VALUE,
     Results,
-    Score,
     SplitSummary,
     number_text,
 )
@@ -104,7 +101,6 @@ TRUTH = "truth"  # the real images among the pictures of systems
 LESION_MASK = "lesion mask"  # 1 inside, among these pictures
 RESERVED = {INPUT, MAP, TRUTH, LESION_MASK}  # no names of systems
 MAX_SHOWN_IMAGES = 4
-BEST = "*"
 OF_ONE_SCORE = (
     "p is corrected for all {} tests, but for the first score of a direction; intervals are not; --json and"
     " --figures have the tests of all pairs of models"
@@ -203,7 +199,7 @@ def compare_models(
         _score_direction(systems, pairs, *each, parts, all_pairs) for each in directions.items()
     ]
     table = pd.concat([one.table for one in scored], ignore_index=True)
-    warnings = [*dict.fromkeys(line for one in scored for line in one.warnings)]
+    warnings = [*dict.fromkeys(one.scorer.warning for one in scored if one.scorer.warning)]
     results = {}
     for system in systems:
         results[system.name] = _beside_baselines(system, scored, pairs)
@@ -452,7 +448,6 @@ class ScoredDirection:
     table: pd.DataFrame  # columns of `gantk.metrics.table`
     scorer: FileScorer
     pictures: dict[str, dict[str, np.ndarray]]  # as of Pictures
-    warnings: list[str]
 
 
 def _score_direction(
@@ -487,9 +482,7 @@ def _score_direction(
         if mask := _lesion_mask(pair, to):
             pictures[pair["a"].key][LESION_MASK] = mask.middle_plane
     tables = []
-    warnings = []
     for name, make in makers.items():
-        is_baseline = name in (INPUT, MAP)
         with TemporaryDirectory() as scratch:
             made = _write_translations(make(pairs, scale), scale, Path(scratch))
             lines = scorer.score(made, ScaleFit(), title)
@@ -498,12 +491,9 @@ def _score_direction(
                 if file.name in pictures:
                     output, truth = (each.middle_plane for each in file.read())
                     pictures[file.name] |= {TRUTH: truth, name: output}
-        alarm = "" if is_baseline else _alarm_of_contrast(pictures.values(), name)
-        warnings += [f"{title}, {name}: {alarm}"] * bool(alarm)
-    warnings += [scorer.warning] * bool(scorer.warning)
     unit = unit or f"the gray values of the networks of {systems[0].name}"
     about = f"{unit} from {scorer.range}"
-    return ScoredDirection(title, about, pd.concat(tables), scorer, pictures, warnings)
+    return ScoredDirection(title, about, pd.concat(tables), scorer, pictures)
 
 
 def _write_translations(
@@ -518,15 +508,6 @@ def _write_translations(
         about = partial(_regions, pair, scale)
         made.append(FilePair(pair["a"].key, pair["a"].subject, both, about))
     return made
-
-
-def _alarm_of_contrast(shown: Collection[Mapping[str, np.ndarray]], system: str) -> str:
-    """A warning if a system's images have the contrast of the truth inverted; else ""."""
-    images, truths = (
-        torch.cat([torch.tensor(each[name]).flatten() for each in shown])
-        for name in (system, TRUTH)
-    )
-    return alarm_of_contrast(images, truths)
 
 
 def _mean_of_models(lines: pd.DataFrame) -> pd.DataFrame:
@@ -545,23 +526,18 @@ def _say_compared(
     for sentence in compared.sentences:
         say(with_label("result", sentence))
     mine, first = next(iter(results.items()))
-    systems = {name: own.metrics for name, own in results.items()} | first.baselines
+    systems = [*(own.metrics for own in results.values()), *first.baselines.values()]
     rows = []
     for direction, metrics in first.metrics.items():
         for metric, about in metrics.items():
-            of_systems = {name: scores[direction][metric] for name, scores in systems.items()}
-            best = _best(of_systems)
-            values = [
-                number_text(score.value, score.decimals) + BEST * (system == best)
-                for system, score in of_systems.items()
-            ]
+            of_systems = [scores[direction][metric] for scores in systems]
+            values = [number_text(score.value, score.decimals) for score in of_systems]
             # fewer than of the first score, as where lesions are not seen
             n = f"n = {about.n}" if about.n != next(iter(metrics.values())).n else ""
             name = ", ".join(filter(None, (short_metric_name(metric), unit_words(about.unit), n)))
             rows.append((direction, name, *values))
     titles = [*results, *map(baseline_words, first.baselines)]
     say(TextTable(("direction", "score", *titles), rows))
-    say(with_label("note", f"{BEST} the best of its row"))
     if MAP in first.baselines:
         say(with_label("note", ": ".join(BASELINES[MAP])))
     tests = [
@@ -671,14 +647,6 @@ def _lesion_mask(pair: Pair, to: str) -> Image | None:
     mask = read(record.mask_files[0]) if record.mask_files else Image(record.mask())
     mask = resample_onto(mask, image_of(pair[to]), order=0)
     return replace(mask, pixels=mask.pixels.max(0, keepdims=True) > 0)
-
-
-def _best(of_systems: Mapping[str, Score]) -> str:
-    """The system with the best value; NO_VALUE where none is better than all others."""
-    for system, score in of_systems.items():
-        if all(score.is_better_than(rival) for rival in of_systems.values() if rival is not score):
-            return system
-    return NO_VALUE
 
 
 def _beside_baselines(

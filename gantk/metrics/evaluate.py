@@ -210,7 +210,11 @@ class Scorer:
             padding = written[""].padding
             made = {name: torch.where(padding, real, own) for name, own in made.items()}
             baselines = {name: torch.where(padding, real, own) for name, own in baselines.items()}
-            self._score_pairs(results, pairs, to, shown, made, baselines, references)
+            lines = score_pairs(results, key, self.pairs, made, baselines, references)
+            self.tested[key] = Tested(self.data, pairs, to, shown, made[key], references, lines)
+            alarms = alarm_of_regions(references), alarm_of_contrast(made[key], real)
+            if said := ". ".join(filter(None, alarms)):
+                results.alarms[key] = said
         else:
             real = self.reals.test_images(to)
         if not pairs:
@@ -232,24 +236,6 @@ class Scorer:
         if start and start.images.isfinite().flatten(1).all(1).any():
             found[START] = start.images
         return found
-
-    def _score_pairs(
-        self,
-        results: Results,
-        pairs: list[Pair],
-        to: str,
-        inputs: Tensor,
-        made: Mapping[str, Tensor],
-        baselines: Mapping[str, Tensor],
-        references: References,
-    ) -> None:
-        """Score images against their truth; adds scores and alarms to results, and to `self.tested`."""
-        key = direction_to(to)
-        lines = score_pairs(results, key, self.pairs, made, baselines, references)
-        self.tested[key] = Tested(self.data, pairs, to, inputs, made[key], references, lines)
-        alarms = alarm_of_regions(references), alarm_of_contrast(made[key], references.images)
-        if said := ". ".join(filter(None, alarms)):
-            results.alarms[key] = said
 
     def _translate_some(self, sources: Sequence[Record], to: str, translators: Translators) -> None:
         """Translate the images that are shown, where none are scored."""

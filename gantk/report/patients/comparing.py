@@ -8,7 +8,7 @@ import io
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
@@ -35,7 +35,7 @@ from gantk.metrics.table import MODEL, owners
 from gantk.progress import Work
 from gantk.report.build import draw_losses, render, shows_left_and_right
 from gantk.report.build import write_report as write_one
-from gantk.report.figures import DPI, LESION, WIDTH_MM, draw_figure
+from gantk.report.figures import DPI, LESION, WIDTH_MM, Pictures, draw_figure
 from gantk.report.patients.section import (
     Rows,
     ShownImage,
@@ -373,18 +373,24 @@ def _common_images(systems: Sequence[System]) -> dict[str, list[ShownImage]]:
     labels = label_patients(*(run for system in systems for run in system.runs))
     common: dict[str, list[ShownImage]] = defaultdict(list)
     for same, (_, stored) in saved[0].items():
-        if not all(same in images for images in saved):
-            continue
-        drawn = [pictures(*images[same]) for images in saved]
-        # networks of other sizes are not drawn side by side
-        if all(drawn) and len({each["output"].shape for each in drawn}) == 1:
-            label = same[0]
-            shown = {kind: pixels for kind, pixels in drawn[0].items() if kind != "output"}
-            shown |= zip(kinds, (each["output"] for each in drawn), strict=True)
-            titles = titles_of(label, kinds)
-            image = ShownImage(labels[stored.patient], shown, titles, stored.units[1], stored)
-            common[label].append(image)
+        if all(same in images for images in saved):
+            shown = _with_all_outputs([pictures(*images[same]) for images in saved], kinds)
+            if shown:
+                label = same[0]
+                titles = titles_of(label, kinds)
+                image = ShownImage(labels[stored.patient], shown, titles, stored.units[1], stored)
+                common[label].append(image)
     return common
+
+
+def _with_all_outputs(drawn: Sequence[Pictures], kinds: Iterable[str]) -> Pictures:
+    """The pictures of a test image by the first system, with the output of each under its kind; {} where
+    one lacks it, or networks have other sizes.
+    """
+    if not all(drawn) or len({each["output"].shape for each in drawn}) > 1:
+        return {}
+    shown = {kind: pixels for kind, pixels in drawn[0].items() if kind != "output"}
+    return shown | dict(zip(kinds, (each["output"] for each in drawn), strict=True))
 
 
 def _differences(systems: Sequence[System]) -> pd.DataFrame:
