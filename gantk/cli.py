@@ -121,14 +121,7 @@ class Commands(CommandGroup):
         try:
             return super().invoke(ctx)
         except click.ClickException as error:  # its message quotes an argument
-            message = error.message
-            if isinstance(error, click.NoSuchOption) and error.ctx and not error.possibilities:
-                command = error.ctx.command
-                options = [
-                    each.opts[0] for each in command.params if each.param_type_name == "option"
-                ]
-                message += f" {error.ctx.command_path} has {', '.join(options)}."
-            reword(error, printable(message))
+            reword(error, printable(error.message))
             raise
         except (click.Abort, KeyboardInterrupt):  # click would end with 1
             sys.exit(130)
@@ -568,10 +561,12 @@ def evaluate(
 
     of_files = names or PAIR_METRICS
     models = {}
-    if others or figures:
-        models = _load_models([run, *others], options)
-    elif data and are_of_file_pairs(of_files):
-        models = _load_models([run], options, only_single=True)
+    if others or figures or (data and are_of_file_pairs(of_files)):
+        from gantk.metrics.compare_models import load_models, makes_single_images
+
+        models = load_models([run, *others], options["device"], options["say"])
+        if not (others or figures or all(map(makes_single_images, models.values()))):
+            models = {}
     found: dict
     if not run:
         del options["set"]
@@ -584,21 +579,6 @@ def evaluate(
             raise click.UsageError("--to needs a model of single contrasts, and metrics of pairs")
         found = api.evaluate(run, metrics=names, data=data, **options)
     write_json(json_file, found, overwrite)
-
-
-def _load_models(names, options, only_single=False) -> dict:
-    """The models to be compared on scans; {} where one does not make single images, as it must if
-    `only_single`.
-    """
-    from gantk.metrics.compare_models import load_models, makes_single_images
-
-    said: list[str] = []
-    models = load_models(names, options["device"], said.append)
-    if only_single and not all(map(makes_single_images, models.values())):
-        return {}  # another way of scoring loads it, and says the same
-    for line in said:
-        options["say"](line)
-    return models
 
 
 def _compare_models(models, data, figures, overwrite, options) -> dict:

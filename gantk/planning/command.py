@@ -89,9 +89,7 @@ def _say_runs(
     """Say how recipes are run, of these methods or of the one that was chosen (""), on each fold, and
     how the runs are compared.
     """
-    from gantk.data.dataset import Study
-    from gantk.data.description import NO_COMPARISON, patients_of_training
-    from gantk.data.recipe_data import checked_recipe
+    from gantk.data.description import NO_COMPARISON
     from gantk.metrics.summary import with_label
     from gantk.plugin.loader import registry
     from gantk.terminal import duration, say, say_next
@@ -120,12 +118,6 @@ def _say_runs(
     ]
     if 0 < len(unpaired) < len(methods):
         say(with_label("note", NO_COMPARISON))
-        if folds:
-            _, checked = checked_recipe(unpaired[0], None, (), None)
-            study = Study(checked.data, checked.method.target)
-            study.divide()
-            numbers = patients_of_training(study)
-            say(with_label("patients", f"{unpaired[0].name} trains on {numbers}"))
         say_next(f"gantk eval {compared} --data {argument(scans)}")  # on one scale
     elif methods or folds:
         say_next(f"gantk report {compared}")

@@ -39,11 +39,6 @@ def data_lines(seen: Scans) -> Lines:
         "data.domains": (seen.domains, "what the images show"),
         "data.dims": (2, "slices of volumes" if seen.volumes else "pictures"),
     }
-    channels = seen.study.table.channels
-    if channels:
-        why = "some images are gray and some are in colour, so all are read as gray"
-        lines["data.channels"] = (channels, why)
-
     changes = [*proposals("augment", seen)]
     if changes:
         parts = [part for parts, _ in changes for part in parts]
@@ -118,15 +113,16 @@ def _intensity(seen: Scans) -> tuple[dict[str, Any], str]:
 
 
 def planned_split(seen: Scans) -> tuple[dict[str, Any] | None, str, int]:
-    """The split with what the user set of it, else that of `data check`, or folds where few patients
-    are known; the reason; and in how many folds runs test each patient once, where one run tests too
-    few to tell a gain from chance or the user asks for folds, else 0.
+    """The split: what the user set of it, that of `data check`, or folds where few patients are known;
+    the reason; and in how many folds runs test each patient once, where the user asks for these or one
+    run tests too few to tell a gain from chance, else 0.
     """
     given = seen.study.table.split.model_dump(exclude_unset=True)
-    by_user = [f"{', '.join(given)} set by you"] if given else []
-    split = seen.report["split"] or {}
-    if split.get("by") == "folders":
-        return given or None, "; ".join([split["how"], *by_user]), 0
+    drawn = seen.report["split"] or {}
+    if given or drawn.get("by") == "folders":
+        few = seen.report["summary"].get("too few")
+        reasons = [drawn.get("how"), few, "set by you" if given else ""]
+        return given or None, "; ".join(filter(None, reasons)), given.get("folds", 0)
 
     lacking = patients_who_lack(seen.records)
     patients = min(
@@ -136,26 +132,18 @@ def planned_split(seen: Scans) -> tuple[dict[str, Any] | None, str, int]:
     values: dict[str, Any] = {"test": 0.2, "validation": 0.1, "by": "patient"}
     if patients < 2:
         are_slices = all(record.position is not None for record in seen.records)
-        values = values | {"by": "block" if are_slices else "image"} | given
-        what = "runs of neighbouring slices" if values["by"] == "block" else "single images"
+        values["by"] = "block" if are_slices else "image"
         why = "fewer than two patients have images of both kinds"
         if not patients_of(seen.records):
             why = "the patients are not known"
-        reasons = [f"{what} are held out, as {why}", *by_user]
-        return values, "; ".join(reasons), values.get("folds", 0)
+        what = "runs of neighbouring slices" if are_slices else "single images"
+        return values, f"{what} are held out, as {why}", 0
 
     folds = min(MAX_FOLDS, patients)
-    why = ""
-    if patients < least_patients() and "test" not in given:
+    why = f"{folds} folds test each patient once"
+    if patients < least_patients():
         values = {"folds": folds, "fold": 0, "validation": 0.0, "by": "patient"}
-        if "validation" not in given:
-            why = "validation = 0: so few patients are needed for training and test"
-    values |= given
+        why += "; validation = 0: so few patients are needed for training and test"
     splits, how = split_records(seen.records, SplitTable.model_validate(values))
     too_few = few_test_patients(splits)
-    if given:
-        folds = values.get("folds", 0)
-    elif not too_few:
-        folds = 0
-    in_folds = f"{folds} folds test each patient once" if folds else ""
-    return values, "; ".join(filter(None, [how, too_few, in_folds, why, *by_user])), folds
+    return (values, f"{how}; {too_few}; {why}", folds) if too_few else (values, how, 0)

@@ -205,11 +205,6 @@ def look(path: Path, settings: Sequence[str]) -> Scans:
     could use them.
     """
     scans = _examine_scans(path, settings)
-    is_mixed = any(each["kind"] == "channels" for each in scans.report["problems"])
-    gray = ["data.channels=1"] if is_mixed else []
-    if gray:
-        scans = _examine_scans(path, [*settings, *gray])
-
     expect_no_doubts(scans.study.source, scans.study.table)
     volumes = all(len(each["shape"]) == 3 for each in scans.files)
     if len(scans.domains) == 1 or not volumes or (scans.fit and not scans.alone):
@@ -219,7 +214,7 @@ def look(path: Path, settings: Sequence[str]) -> Scans:
     if not on_other_grids(scans.records):
         return scans
     try:
-        onto = _examine_scans(path, [*settings, *gray, "data.source.onto=a"])
+        onto = _examine_scans(path, [*settings, "data.source.onto=a"])
     except UserError:  # this does not suit them
         return scans
     return onto if onto.fit and not onto.alone else scans

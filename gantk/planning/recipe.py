@@ -38,7 +38,7 @@ MAX_TIMES_USUAL_STEPS = 10
 MAX_EPOCHS = 1000
 SHORT_TRAINING_STEPS = 1500  # fewer need a larger learning rate
 # problems of `data check` that the recipe solves
-SOLVED_PROBLEMS = ("channels", "range", "split", "patients", "same-patient")
+SOLVED_PROBLEMS = ("range", "split", "patients", "same-patient")
 # keys whose reasons are told above the recipe
 TOLD_KEYS = ("method.name", "data.split")
 # what the line of the split says, of the plan's own split
@@ -172,16 +172,15 @@ def _with_settings(lines: Lines, settings: Iterable[str], folder: Path | None) -
     get a relative path.
     """
     recipe = _recipe(lines, settings)
-    recipe.check()
+    metrics = recipe.check().evaluate.metrics or ()
     for table in TABLES:
         for key, value in recipe.tables.get(table, {}).items():
             name = f"{table}.{key}"
             if name not in lines or lines[name][0] != value:
                 lines[name] = (value, "set by you")
-    for part in mapping(recipe.tables.get("evaluate")).get("metrics", ()):
-        metric = part if isinstance(part, str) else part["name"]
-        if registry().get("metric", metric).trains:
-            why = f"set by you; {metric} trains networks, for which no time is planned"
+    for metric in metrics:
+        if registry().get("metric", metric.name).trains:
+            why = f"set by you; {metric.name} trains networks, for which no time is planned"
             lines["evaluate.metrics"] = (lines["evaluate.metrics"][0], why)
 
     source, why = lines["data.source"]

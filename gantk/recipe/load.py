@@ -158,8 +158,6 @@ class Recipe:
             )
 
         changes = known[name]
-        if not changes:
-            self.remarks.append(f"profile {name} changes nothing: its settings are the default")
         for path in leaves(changes):
             where = place(self.text, self.origin, ("profile", name, *path))
             self.overridden[".".join(path)] = where
