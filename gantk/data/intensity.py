@@ -346,6 +346,13 @@ class Percentile(Learnt, name="percentile"):
         return low, high
 
 
+def usual_scale(are_whole: bool) -> dict[str, Any]:
+    """The options of `percentile` for images without units: for whole scans, each on its own scale, as
+    scanners share none, or for pictures of one scale.
+    """
+    return {"high": 99.9} | ({"low": 5.0, "per": "volume"} if are_whole else {})
+
+
 @option_fields
 class MinMax(Learnt, name="minmax"):
     """Maps the smallest and the largest value of the training images to the ends of the range."""

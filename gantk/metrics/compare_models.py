@@ -22,7 +22,7 @@ from gantk.catalog.contrasts import contrast_names
 from gantk.data.check.pairs import measure_pairs, pairs_that_do_not_fit
 from gantk.data.dataset import layouts_in_words, source_and_records
 from gantk.data.description import NO_COMPARISON
-from gantk.data.intensity import AIR_SHARE, IntensityMapping
+from gantk.data.intensity import AIR_SHARE, Percentile, usual_scale
 from gantk.data.preparation import Pair, Record, patients_of
 from gantk.data.recipe_data import with_test_data, without_training
 from gantk.data.sources.pairing import complete_pairs
@@ -215,7 +215,7 @@ def compare_models(
     in_unit: dict[str, list[str]] = {}  # gray values -> the domains that are scored in them
     for one, frame in zip(scored, directions.values(), strict=True):
         in_unit.setdefault(one.about, []).append(frame.target)
-    scale = " ".join(f"{join_words(targets)} in {unit}." for unit, targets in in_unit.items())
+    scale = " ".join(f"{join_words(targets)} {unit}." for unit, targets in in_unit.items())
     say(with_label("scale", ONE_SCALE.format(scale)))
     if len(systems) > 1:
         sentences = _say_compared(compared, results, units, say)
@@ -353,67 +353,71 @@ def _tested_pairs(
 
 
 class ScoredScale:
-    """The scale on which the images of a direction are scored, that of the first model's run: network
-    intensities by its rule for black and white, which are those of the true image where the rule is
-    fitted to each scan; Hounsfield units and labels as they are.
+    """The gray values in which images of a direction are scored, whichever models are compared:
+    Hounsfield units and labels as they are, others from -1 to 1 by the usual scale of recipes, see
+    `gantk.data.intensity.usual_scale`.
     """
 
     def __init__(self, first: Model, to: str, pairs: Sequence[Pair]):
         self.to = to
-        self.pipeline = first.pipelines[to]
-        self.frame = self.pipeline.frame
-        target = self.pipeline.target
-        truths = [pair[to] for pair in pairs]
-        self.unit: str | None = None  # of values as they are
-        if in_hounsfield(self.frame.target, truths, [target]):
-            self.unit = "HU"
-        elif target.nearest:
-            self.unit = "labels"
-        self.keeps_values = self.unit is not None
+        pipeline = first.pipelines[to]
+        self.frame = pipeline.frame
+        self.unit = ""  # of values as they are
+        self.mapping: dict[str, Any] = {}  # by domain
+        ends = {OTHER[to]: (self.frame.source, pipeline.source)}
+        ends[to] = self.frame.target, pipeline.target
+        for letter, (domain, learnt) in ends.items():
+            records = [pair[letter] for pair in pairs]
+            self.unit = "labels" if learnt.nearest else ""
+            if in_hounsfield(domain, records, [learnt]):
+                self.unit = "HU"
+            self.mapping[letter] = learnt if self.unit else _usual_scale_of(records)
 
     def truth(self, pair: Pair) -> Image:
         """The true image of a pair, as it is scored."""
         real = image_of(pair[self.to])
-        if self.keeps_values:
-            return real
-        return replace(real, pixels=_own_mapping(self.pipeline, real).forward(real.pixels))
+        return real if self.unit else replace(real, pixels=self._seen(real.pixels, real))
 
     def of_model(self, made: np.ndarray, pair: Pair, pipeline: Pipeline) -> np.ndarray:
-        """An image of a model, in its training units, as it is scored: where the scales of models
-        differ, its black and white become those of the truth.
+        """An image of a model, in its training units, as it is scored: black and white, by the rule of
+        the model, become those of the truth.
         """
-        if self.keeps_values:
+        if self.unit:
             return made
         real = image_of(pair[self.to])
-        seen = of_all_scans(pipeline.target).forward(made)
-        gray = _own_mapping(pipeline, real).inverse(seen)
-        return _own_mapping(self.pipeline, real).forward(gray)
+        own = Scales(pipeline.frame, pipeline.target, pipeline.target).own_scale(real.pixels)
+        return self._seen(own.inverse(of_all_scans(pipeline.target).forward(made)), real)
 
-    def of_network(self, seen: np.ndarray, pair: Pair) -> np.ndarray:
-        """Network intensities of the target, as they are scored."""
-        return self.pipeline.target.inverse(seen) if self.keeps_values else seen
+    def of_network(self, seen: np.ndarray) -> np.ndarray:
+        """An image from black at -1 to white at 1, as it is scored."""
+        return self.mapping[self.to].inverse(seen) if self.unit else seen
 
     def network_input(self, pair: Pair, letter: str) -> np.ndarray:
-        """An image (C, *spatial) of a pair in network intensities, on the grid of the truth."""
+        """An image (C, *spatial) of a pair from -1 to 1, on the grid of the truth."""
         real = image_of(pair[self.to])
         image = resample_onto(image_of(pair[letter]), real)
-        mapping = self.pipeline.target if letter == self.to else self.pipeline.source
-        seen = _own_mapping(self.pipeline, image, mapping).forward(image.pixels)
+        seen = self.mapping[letter].of(image.pixels).forward(image.pixels)
         return in_channels(seen, real.channels)
 
+    def _seen(self, gray: np.ndarray, real: Image) -> np.ndarray:
+        """Gray values of a true image as network intensities."""
+        return self.mapping[self.to].of(real.pixels).forward(gray)
 
-def _own_mapping(pipeline: Pipeline, image: Image, mapping: IntensityMapping | None = None) -> Any:
-    """The intensity mapping for a file: that of the training images of the domain, the target if no
-    other `mapping` is given, or its own, see `Scales.own_scale`.
-    """
-    mapping = mapping or pipeline.target
-    return Scales(pipeline.frame, mapping, mapping).own_scale(image.pixels)
+
+def _usual_scale_of(records: Sequence[Record]) -> Percentile:
+    """The usual scale of these images, each a whole scan or all of them pictures of one scale."""
+    chosen = [image_of(record) for record in spread(records, MAX_BASELINE_IMAGES)]
+    one_each = len(patients_of(records)) == len(records)
+    are_whole = all(image.dims == 3 or (image.has_units and one_each) for image in chosen)
+    mapping = Percentile(**usual_scale(are_whole))
+    mapping.fit([image.pixels for image in chosen])
+    return mapping
 
 
 def _unchanged_input(pairs: Sequence[Pair], scale: ScoredScale) -> Translations:
     """Yield the source of each pair, on the grid of its truth."""
     for pair in pairs:
-        yield pair, scale.of_network(scale.network_input(pair, OTHER[scale.to]), pair)
+        yield pair, scale.of_network(scale.network_input(pair, OTHER[scale.to]))
 
 
 def _mapped_input(pairs: Sequence[Pair], scale: ScoredScale, known: Sequence[Pair]) -> Translations:
@@ -436,7 +440,7 @@ def _mapped_input(pairs: Sequence[Pair], scale: ScoredScale, known: Sequence[Pai
         maps[owner] = IntensityMap(map(inputs_of, chosen))
     for pair in pairs:
         source, _ = inputs_of(pair)
-        yield pair, scale.of_network(maps[owner_of(pair)](source[None])[0].numpy(), pair)
+        yield pair, scale.of_network(maps[owner_of(pair)](source[None])[0].numpy())
 
 
 @dataclass(frozen=True)
@@ -463,14 +467,12 @@ def _score_direction(
     """
     first = systems[0].models[0]
     title = f"{frame.source} -> {frame.target}"
-    scale = ScoredScale(first, to, pairs)
+    scale = ScoredScale(first, to, known)
     regions = first.recipe.evaluate.regions
     gray = gray_range(map(scale.truth, pairs))
-    if not scale.keeps_values:
-        black, white = frame.range
-        gray = replace(gray, black=black, span=white - black, warning="")
-    unit = scale.unit
-    scorer = FileScorer(gray, parts, first.runtime.device, unit, regions)
+    if not scale.unit:
+        gray = replace(gray, black=-1.0, span=2.0, warning="")
+    scorer = FileScorer(gray, parts, first.runtime.device, scale.unit or None, regions)
     makers: dict[str, Maker] = {system.name: system.translate for system in systems}
     makers[INPUT] = _unchanged_input
     if len(known) > 1 and all(len(mapping.lines) == 1 for mapping in first.intensity.values()):
@@ -491,8 +493,10 @@ def _score_direction(
                 if file.name in pictures:
                     output, truth = (each.middle_plane for each in file.read())
                     pictures[file.name] |= {TRUTH: truth, name: output}
-    unit = unit or f"the gray values of the networks of {systems[0].name}"
-    about = f"{unit} from {scorer.range}"
+    about = f"in {scale.unit}, PSNR and SSIM by the range {scorer.range}"
+    if not scale.unit:
+        which = "each true scan" if scale.mapping[to].per == "volume" else "all true images"
+        about = f"with white at the 99.9th percentile of {which}"
     return ScoredDirection(title, about, pd.concat(tables), scorer, pictures)
 
 
@@ -627,9 +631,8 @@ def _with_truth(path: Path, pair: Pair, scale: ScoredScale) -> tuple[Image, Imag
 
 def _regions(pair: Pair, scale: ScoredScale) -> dict[str, Any]:
     """Foreground (1, 1, *spatial), and lesions, if there is a mask, on the grid of the truth."""
-    tissue = {scale.to: scale.pipeline.target.tissue, OTHER[scale.to]: scale.pipeline.source.tissue}
     seen = [
-        (torch.from_numpy(scale.network_input(pair, letter))[None], tissue[letter])
+        (torch.from_numpy(scale.network_input(pair, letter))[None], scale.mapping[letter].tissue)
         for letter, record in pair.items()
         if not record.others  # an image of one contrast
     ]

@@ -9,6 +9,7 @@ from dataclasses import replace
 from statistics import median
 from typing import Any
 
+from gantk.data.intensity import usual_scale
 from gantk.data.preparation import patients_of
 from gantk.data.split import SplitTable, few_test_patients, patients_who_lack, split_records
 from gantk.data.test_size import least_patients
@@ -93,10 +94,7 @@ def _grid(seen: Scans) -> Lines:
 
 def _intensity(seen: Scans) -> tuple[dict[str, Any], str]:
     """The intensity mapping of each domain."""
-    usual: dict[str, Any] = {"name": "percentile", "high": 99.9}
-    if seen.are_whole:
-        usual |= {"low": 5.0, "per": "volume"}
-
+    usual = {"name": "percentile", **usual_scale(seen.are_whole)}
     mappings = []
     whys = []
     for name, kind in zip(seen.domains, seen.kinds, strict=True):
