@@ -24,10 +24,10 @@ def masked_out(pixels: np.ndarray) -> np.ndarray:
     """
     from scipy.ndimage import binary_fill_holes  # slow import, needed for masks only
 
+    inside = np.zeros(pixels.shape[1:], bool)
     levels = corner_levels(pixels)
     if levels is None:
-        return np.zeros(pixels.shape[1:], bool)
-    inside = np.zeros(pixels.shape[1:], bool)
+        return inside
     for channel, level in zip(pixels, levels, strict=True):
         if not np.isnan(level):
             inside |= channel != level
@@ -45,11 +45,9 @@ def with_dark_background(pixels: np.ndarray) -> np.ndarray:
     done = pixels
     for number, channel in enumerate(pixels):
         dark = _darkest_tissue(channel)
-        if dark is None:
-            continue
-        if done is pixels:
-            done = pixels.copy()
-        np.copyto(done[number], dark, where=masked_out(channel[None]))
+        if dark is not None:
+            done = pixels.copy() if done is pixels else done
+            done[number][masked_out(channel[None])] = dark
     return done
 
 
@@ -74,8 +72,8 @@ def corner_levels(pixels: np.ndarray) -> np.ndarray | None:
     """The value of all corners of each channel of (C, *spatial), (C,), NaN for a missing contrast;
     None where the corners of a channel differ: nothing is masked out.
     """
-    corner_places = np.ix_(*[[0, -1]] * (pixels.ndim - 1))
-    corners = np.stack([channel[corner_places] for channel in pixels]).reshape(len(pixels), -1)
+    ends = [slice(None, None, max(1, side - 1)) for side in pixels.shape[1:]]
+    corners = pixels[:, *ends].reshape(len(pixels), -1)
     known = corners[~np.isnan(corners).all(axis=1)]
     if not known.size or not np.isfinite(known).all() or np.ptp(known, axis=1).any():
         return None

@@ -71,10 +71,11 @@ def _layers(image: Image) -> np.ndarray:
     if brain.size < MIN_LAYER_VOXELS:
         return medians
 
-    for layer in range(len(medians)):
-        inside = (depth > layer * STEP_MM) & (depth <= (layer + 1) * STEP_MM)
-        if np.count_nonzero(inside) >= MIN_LAYER_VOXELS:
-            medians[layer] = np.median(shown[inside])
+    layers = np.ceil(depth / STEP_MM)  # from 1 on
+    for number in range(len(medians)):
+        found = shown[layers == number + 1]
+        if found.size >= MIN_LAYER_VOXELS:
+            medians[number] = np.median(found)
     return medians / max(float(np.median(brain)), 1e-9)
 
 

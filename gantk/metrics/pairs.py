@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -294,10 +293,10 @@ class LesionContrast(PairMetric):
 
 def _without_holes(masks: Tensor) -> Tensor:
     """Masks (N, 1, *size) with what each encloses."""
-    from scipy.ndimage import binary_fill_holes  # slow import, needed for masks only
+    from scipy.ndimage import binary_fill_holes, generate_binary_structure  # slow import
 
-    filled = [binary_fill_holes(mask) for mask in masks[:, 0].cpu().numpy()]
-    return torch.from_numpy(np.stack(filled)[:, None]).to(masks.device)
+    faces = generate_binary_structure(masks.ndim - 2, 1)[None, None]  # of one mask
+    return torch.from_numpy(binary_fill_holes(masks.cpu().numpy(), faces)).to(masks.device)
 
 
 def _channel_means(images: Tensor, mask: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from functools import cached_property
 from itertools import cycle, islice
 from statistics import fmean
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -190,7 +191,5 @@ class Validation:
 
 def _masked_like(sources: Tensor, made: Tensor, black: float) -> Tensor:
     """Generated images, black in the regions that are masked out of their sources."""
-    masked = []
-    for source, image in zip(sources.cpu().numpy(), made.cpu(), strict=True):
-        masked.append(image.masked_fill(torch.from_numpy(masked_out(source)), black))
-    return torch.stack(masked)
+    outside = np.stack([*map(masked_out, sources.cpu().numpy())])
+    return made.cpu().masked_fill(torch.from_numpy(outside)[:, None], black)

@@ -18,7 +18,7 @@ import torch
 from gantk import Model
 from gantk.errors import UserError
 from gantk.formats.files import natural
-from gantk.formats.image import Image, slabs
+from gantk.formats.image import Image
 from gantk.inference.frame import Frame, Results, TranslateOptions
 from gantk.progress import track
 
@@ -58,11 +58,10 @@ def member_paths(model: str | os.PathLike[str] | Iterable[Any]) -> list[Path] | 
                 where="RUN",
                 allowed="paths, names and addresses",
             )
-        if isinstance(part, str):
-            part = part.strip()
-        if part:
-            address = "://" in os.fspath(part)  # such as hf://USER/NAME
-            paths += member_paths(part) or [part if address else Path(part)]
+        name = os.fspath(part).strip()
+        if name:
+            address = "://" in name  # such as hf://USER/NAME
+            paths += member_paths(name) or [name if address else Path(name)]
 
     if not paths:
         raise UserError(
@@ -168,11 +167,10 @@ class Ensemble(Model):
                     square = torch.zeros_like(mean)
                 continue
 
-            for part in slabs(tuple(mean.shape[1:])):
-                apart = made[:, part] - mean[:, part]
-                mean[:, part] += apart / number
-                if square is not None:
-                    square[:, part] += apart * (made[:, part] - mean[:, part])
+            apart = made - mean
+            mean.add_(apart, alpha=1 / number)
+            if square is not None:  # the product of the distances from the old and the new mean
+                square.addcmul_(apart, apart, value=1 - 1 / number)
 
         results = [mean] if square is None else [mean, square.div_(number - 1).sqrt_()]
         return Results(results, own_scale, [*dict.fromkeys(notes)])

@@ -67,11 +67,10 @@ def pack(
     noted = meta.packed or _training_hashes(source)
     left_out = {*noted.left_out, *_for_training(before.method)}
     weights = {
-        k: each
-        for k, each in inference_state(before.checkpoint).items()
-        if not k.startswith(tuple(left_out))
+        f"model.{name}": to_dtype(each, dtype)
+        for name, each in inference_state(before.checkpoint).items()
+        if not name.startswith(tuple(left_out))
     }
-    weights = {f"model.{name}": to_dtype(each, dtype) for name, each in weights.items()}
     noted.name = out.name
     noted.left_out = sorted(left_out)
     about = meta.dump() | {"packed": noted.dump()}

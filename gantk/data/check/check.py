@@ -109,12 +109,13 @@ def check(
         rows = _images_of(Path(path), settings, "none")
         patients = question.known("subject")
         contrasts = question.known("contrast")
+        are_asked = len(question.contrasts) > 1
         for row in rows:
             name = row.scan_below(Path(path)).name
             row.subject = patients.get(name, "")
-            if len(question.contrasts) > 1 and row.contrast not in (*question.contrasts, ""):
+            if are_asked and row.contrast not in (*question.contrasts, ""):
                 row.kind = "left out"
-            elif contrasts and len(question.contrasts) > 1:
+            elif are_asked and contrasts:
                 row.contrast = contrasts.get(name, "")
         found = Examination(Path(path), rows, problems=[problem("layout", str(question))])
     result = result_of(found)
@@ -313,9 +314,9 @@ def _frequent_contrasts(path: Path, source: str, rows: Sequence[Row]) -> list[st
         counts = Counter(filter(None, stated))
         if counts.keys() - {"MR", "CT", "PET", "CBCT"}:  # T1 says more than MR
             del counts["MR"]
-    least = MIN_DOMAIN_SHARE * max(counts.values(), default=0)
+    least = max(1, MIN_DOMAIN_SHARE * max(counts.values(), default=0))
     names = dict.fromkeys([*USUAL, *sorted(counts)])
-    return [name for name in names if counts[name] > 0 and counts[name] >= least]
+    return [name for name in names if counts[name] >= least]
 
 
 def _possible_domains(path: Path, source: str, rows: Sequence[Row]) -> list[tuple[str, ...]]:
@@ -471,22 +472,6 @@ def _in_words(value: str | Sequence[float]) -> str:
 
 def _summary_of_use(found: Examination, usage: Study) -> dict[str, str]:
     """Topic -> a line of text about how a training would use the images, where there is one."""
-    pairs = [*complete_pairs(usage.records).values()]
-    measured = found.fit.measured if found.fit else "none"
-    # only names say that two files without a voxel grid are a pair, where no table does
-    by_name = any(x["a"].file and not x["a"].file.row.is_volume for x in pairs)
-    is_stated = usage.source.pairs_by == "table"
-    known = "by name" if by_name and not is_stated else "registered"
-    said = f"{len(pairs)} {known}; {measured} measured" if pairs else "none found"
-    if found.fit and found.fit.likeness is not None:
-        said += f", which fit better than those of other images in {found.fit.likeness:.0%} (chance 50 %)"
-    if found.same_heads:
-        said += (
-            ", but both domains seem to show the same heads: if they are pairs, name them alike or"
-            " write a table"
-        )
-    if not pairs and on_other_grids(usage.records):
-        said = "none found on one grid: use --set data.source.onto=a"
     layout = layouts_in_words(usage.source)
     has_volumes = any(record.scan_key for record in usage.records)  # else the layout says all
     trained = Counter(record.domain for record in usage.splits.get("train", ()))
@@ -497,7 +482,7 @@ def _summary_of_use(found: Examination, usage: Study) -> dict[str, str]:
     lines = {
         "layout": layout,
         "domains": usage.images_in_words(usage.records) if not layout or has_volumes else "",
-        "pairs": said if len(usage.names) == 2 else "",
+        "pairs": _pairs_in_words(found, usage) if len(usage.names) == 2 else "",
         "split": usage.split_description or "none",
         "held out": usage.splits.held_out,
         "few": few if fewest < MIN_TRAINING_IMAGES else "",
@@ -506,6 +491,30 @@ def _summary_of_use(found: Examination, usage: Study) -> dict[str, str]:
         "CT": _ct_pictures_in_words(found.items),
     }
     return {topic: line for topic, line in lines.items() if line}
+
+
+def _pairs_in_words(found: Examination, usage: Study) -> str:
+    """How many pairs there are, how they are known, and how well they fit."""
+    pairs = [*complete_pairs(usage.records).values()]
+    if not pairs and on_other_grids(usage.records):
+        return "none found on one grid: use --set data.source.onto=a"
+    if found.same_heads:
+        return (
+            "none found, but both domains seem to show the same heads: if they are pairs, name them"
+            " alike or write a table"
+        )
+    if not pairs:
+        return "none found"
+    # only names say that two files without a voxel grid are a pair, where no table does
+    by_name = any(x["a"].file and not x["a"].file.row.is_volume for x in pairs)
+    is_stated = usage.source.pairs_by == "table"
+    said = f"{len(pairs)} {'by name' if by_name and not is_stated else 'registered'}"
+    if not found.fit:
+        return f"{said}; none measured"
+    said = f"{said}; {found.fit.measured} measured"
+    if found.fit.likeness is None:
+        return said
+    return f"{said}, which fit better than those of other images in {found.fit.likeness:.0%} (chance 50 %)"
 
 
 def _ct_pictures_in_words(items: Sequence[Inspected]) -> str:

@@ -55,26 +55,26 @@ def check_command(path, json_file, overwrite, verbose, **options) -> None:
     from gantk.terminal import console, say, say_next, styled
 
     result = check(path, **options, overwrite=overwrite)
+    problems = [Problem(**each) for each in result["problems"]]
+    is_usable = not any(each.severity == "error" for each in problems)
     if json_file != "-":
         for name, value in result["summary"].items():
             say(f"{name}  {value}")
 
-        problems = [Problem(**each) for each in result["problems"]]
         notes = [each for each in problems if each.severity == "note"]
-        for problem in problems[: len(problems) - len(notes)]:  # they are sorted
-            say(problem.line)
-        for note in notes if verbose else ():
-            say(note.line)
+        for problem in problems:
+            if verbose or problem.severity != "note":
+                say(problem.line)
 
         if len(notes) == len(problems):
             console().print(styled("no problems found", "green"))
         if notes and not verbose:
             console().print(styled(f"{count_noun(notes, 'note')}: --verbose prints them", "dim"))
-        if not any(each.severity == "error" for each in problems):
+        if is_usable:
             say_next(_next_command(path, options["table"], options["layout"], options["set"]))
 
     write_json(json_file, result, overwrite)
-    sys.exit(1 if any(problem["severity"] == "error" for problem in result["problems"]) else 0)
+    sys.exit(0 if is_usable else 1)
 
 
 def _next_command(path: str, table: str | None, layout: str, settings: Sequence[str]) -> str:

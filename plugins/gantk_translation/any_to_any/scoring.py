@@ -10,7 +10,7 @@ import torch
 
 from gantk.metrics.baselines import IntensityMap, identity
 from gantk.metrics.evaluate import MAX_BASELINE_IMAGES, Scorer, Tested
-from gantk.metrics.pair_scores import References, score_pairs
+from gantk.metrics.pair_scores import score_pairs
 from gantk.metrics.references import MAX_SET_BYTES, number_that_fits, spread
 from gantk.runs.results import Case, Results
 
@@ -41,7 +41,17 @@ def add_scores(tested: Tested, scorer: Scorer, results: Results) -> None:
     method = scorer.method
     data = tested.data
     places = spread(range(len(tested.pairs)), MAX_PAIRS)
-    known = references_at(tested.references, places)
+    known = tested.references
+    inside = known.foreground
+    known = replace(
+        known,
+        images=known.images[places],
+        patients=[known.patients[place] for place in places],
+        names=[known.names[place] for place in places],
+        foreground=None if inside is None else inside[places],
+        masks=None,
+        units=None,
+    )
     scored_inputs = tested.inputs[places]
     if set(method.sources) & set(method.targets):
         results.drop_baselines("a_to_b")
@@ -73,13 +83,3 @@ def add_scores(tested: Tested, scorer: Scorer, results: Results) -> None:
             baselines["intensity_map"] = IntensityMap(known_pairs)(scored_inputs[:, shown])
 
         score_pairs(results, key, scorer.pairs, {key: made[:, [place]]}, baselines, truth)
-
-
-def references_at(known: References, places: Sequence[int]) -> References:
-    """The references of the images at these places."""
-    foreground = None if known.foreground is None else known.foreground[places]
-    patients = [known.patients[place] for place in places]
-    names = [known.names[place] for place in places]
-    return References(
-        known.images[places], patients, foreground=foreground, above=known.above, names=names
-    )
