@@ -562,7 +562,11 @@ def evaluate(
     of_files = names or PAIR_METRICS
     models = {}
     if others or figures or (data and are_of_file_pairs(of_files)):
-        from gantk.metrics.compare_models import load_models, makes_single_images
+        from gantk.metrics.compare_models import (
+            compare_models,
+            load_models,
+            makes_single_images,
+        )
 
         models = load_models([run, *others], options["device"], options["say"])
         if not (others or figures or all(map(makes_single_images, models.values()))):
@@ -572,25 +576,17 @@ def evaluate(
         del options["set"]
         found = compare(pred, truth, metrics=of_files, **files, **options)
     elif models:
-        options |= {"metrics": of_files, "to": to}
-        found = _compare_models(models, data, figures, overwrite, options)
+        comparison = compare_models(models, data, metrics=of_files, to=to, **options)
+        found = comparison.dump()
+        if figures:
+            from gantk.report.patients.comparing import write_model_figures
+
+            write_model_figures(comparison, figures, overwrite=overwrite, say=options["say"])
     else:  # on its own scale, or as sets
         if to:
             raise click.UsageError("--to needs a model of single contrasts, and metrics of pairs")
         found = api.evaluate(run, metrics=names, data=data, **options)
     write_json(json_file, found, overwrite)
-
-
-def _compare_models(models, data, figures, overwrite, options) -> dict:
-    """Compare models on scans, and write figures of them to the folder `figures`, if any."""
-    from gantk.metrics.compare_models import compare_models
-
-    comparison = compare_models(models, data, **options)
-    if figures:
-        from gantk.report.patients.comparing import write_model_figures
-
-        write_model_figures(comparison, figures, overwrite=overwrite, say=options["say"])
-    return comparison.dump()
 
 
 # ---- images

@@ -33,17 +33,12 @@ from gantk.progress import Work
 
 A_AND_B = ["A", "B"]  # names of domains of which nothing is known
 MIN_EMPTY = 0.4  # share of pixels with exactly the background's value: it is masked
-# of a domain that are measured
-MAX_PICTURES = 16
-MAX_VOLUMES = 3
-MAX_PLANES = 12  # of a volume
+MAX_PICTURES = 16  # of a domain that are measured
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """Statistics of a domain's images; of volumes, of the planes with at least a third of the
-    fullest one's content.
-    """
+    """Statistics of a domain's images; of volumes, of the planes that are trained on."""
 
     shape: tuple[int, ...]  # median rows and columns
     content: tuple[int, ...]  # sides of the centred box that holds all foreground
@@ -233,18 +228,8 @@ def _examine_scans(path: Path, settings: Sequence[str]) -> Scans:
 
 def pixels_of(records: Sequence[Record]) -> Pixels:
     """Measure some images of a domain."""
-    stacks = {record.scan_key: record.scan for record in records if record.scan}
-    images = []
-    for scan in spread(list(stacks.values()), MAX_VOLUMES):
-        stack = scan()[0]
-        areas = foreground_mask(stack).mean(axis=(1, 2))
-        full = np.flatnonzero(areas >= areas.max() / 3)
-        images += [stack[place] for place in spread(full, MAX_PLANES)]
-
-    if not stacks:
-        pictures = spread(records, MAX_PICTURES)
-        images = [np.nan_to_num(record.read()).mean(axis=0) for record in pictures]
-
+    chosen = spread(records, MAX_PICTURES)
+    images = [np.nan_to_num(record.read()).mean(axis=0) for record in chosen]
     foregrounds = [foreground_mask(image) for image in images]
     mirrored = [_mirror(image, mask) for image, mask in zip(images, foregrounds, strict=True)]
     shape = np.median([image.shape for image in images], axis=0)

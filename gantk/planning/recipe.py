@@ -130,7 +130,8 @@ def plan_methods(
         registry().get("method", method)  # a wrong name costs no time
     settings = [*set, as_setting(layout)] if layout else list(set)
     path = Path(scans).absolute()
-    given = dict(map(parse_setting, settings)).get("data.domains", [])
+    decided = dict(map(parse_setting, settings))
+    given = decided.get("data.domains", [])
     if to:
         settings.append(f"data.domains={toml(domains_to(path, to, given, settings))}")
     reads = [
@@ -144,7 +145,7 @@ def plan_methods(
     asked = []
     for method in methods:
         own = [*settings, f"method.name={method}"] if method else settings
-        asked.append((_seen_by_method(seen, own), own))
+        asked.append((_seen_by_method(seen, method or decided.get("method.name", "")), own))
     choices = [_choose(*each, sizes, hours, device) for each in asked]
     size = min((each.size for each in choices), key=lambda size: prod(size.sides))
     if any(each.size != size for each in choices):
@@ -157,10 +158,9 @@ def plan_methods(
     return texts, planned_split(seen)[2]
 
 
-def _seen_by_method(seen: Scans, settings: Iterable[str]) -> Scans:
-    """What was seen, for the method of the settings; UserError where it needs pairs that are lacking."""
-    name = dict(map(parse_setting, settings)).get("method.name")
-    for_method = seen.for_method(name) if name else seen
+def _seen_by_method(seen: Scans, name: str) -> Scans:
+    """What was seen, for a method that is asked for; UserError where it needs pairs that are lacking."""
+    for_method = seen.for_method(name)
     if for_method.suits_paired and too_many_alone(seen.records):
         what = f"the method '{name}' needs registered pairs, which these scans lack"
         raise UserError(what, where="--methods", remedy="leave it out; dualgan needs no pairs")
