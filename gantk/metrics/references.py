@@ -24,14 +24,13 @@ from gantk.data.spread import spread
 from gantk.formats.files import is_image, is_volume
 from gantk.method import OTHER
 from gantk.metrics.pair_scores import References, foreground
-from gantk.metrics.sets import ImageGroup
+from gantk.metrics.sets import FEW_IMAGES, ImageGroup
 from gantk.progress import track
 
 MAX_SET_IMAGES = 1024  # of more images, an evenly spaced choice
 MAX_SET_BYTES = 2**30  # so that a set has fewer volumes than images
 MAX_CURVE_IMAGES = 64  # images per set, for scores while training
 MAX_CURVE_BYTES = 2**28
-FEW_IMAGES = 32  # definitions say so if there are fewer held-out images
 # synthetic and planning CT, in lower case: as names of domains only, as a patient may have a CT too
 KINDS_OF_CT = {"sct", "pct"}
 GRAY_VALUES = "gray values"  # the unit of files that are not in Hounsfield units

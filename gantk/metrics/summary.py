@@ -158,24 +158,14 @@ def _baselines(results: Results, shown: Collection[str]) -> Iterator[str]:
 
 
 def _meanings(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield what scores by features are; and scores that are neither better nor worse, with intervals
-    and patients.
-    """
-    told: dict[str, list[Row]] = defaultdict(list)
+    """Yield what scores by features are, and those that are neither better nor worse."""
+    told = {}
     for row in rows:
         if row.plain_name.endswith(FEATURES) or not row.sense:
-            told[row.name].append(row)
-    for name, own in told.items():
-        plain_name = own[0].plain_name
-        parts = [] if plain_name.lower() == name else [f"{plain_name}."]
-        parts.append(own[0].explanation)
-        apart = (
-            f"{row.direction} {row.interval or row.value}, {row.sample}"
-            for row in own
-            if not row.sense
-        )
-        parts.append("; ".join(apart))
-        yield with_label("note", f"{name}: {' '.join(parts)}")
+            plain = "" if row.plain_name.lower() == row.name else f"{row.plain_name}. "
+            told[row.name] = f"{row.name}: {plain}{row.explanation}"
+    for meaning in told.values():
+        yield with_label("note", meaning)
 
 
 def with_label(label: str, text: str) -> str:
