@@ -229,23 +229,23 @@ def test_a_mask_belongs_to_the_images_of_its_patient(tmp_path, name, masks):
 def test_masks_of_an_unknown_word_are_asked_for(tmp_path):
     """The first answer is the word of all images of no contrast; without one, how to say it."""
     for n in range(3):
-        tree(tmp_path, f"p{n}/p{n}_T1.png", f"p{n}/p{n}_T2.png", f"p{n}/p{n}_tumour.png")
+        tree(tmp_path, f"p{n}/p{n}_T1.png", f"p{n}/p{n}_T2.png", f"p{n}/p{n}_gtv.png")
     with pytest.raises(UserError) as question:
         folders(tmp_path)
     command, gives = question.value.on_command_line().splitlines()[1:3]
-    assert command.strip() == "--set data.source.mask=tumour"
+    assert command.strip() == "--set data.source.mask=gtv"
     assert "T1 3, T2 3; 3 patients; 3 pairs; 3 masks" in gives
-    assert question.value.answer("1") == ["--set", "data.source.mask=tumour"]
-    assert all(record.mask for record in folders(tmp_path, mask="tumour"))
+    assert question.value.answer("1") == ["--set", "data.source.mask=gtv"]
+    assert all(record.mask for record in folders(tmp_path, mask="gtv"))
 
-    with pytest.raises(UserError, match=r"Files found: 'p0_tumour.png', 'p1_tumour.png'"):
+    with pytest.raises(UserError, match=r"Files found: 'p0_gtv.png', 'p1_gtv.png'"):
         folders(tmp_path, mask="lesion")
 
     tree(tmp_path, "p2/p2_scan.png")
     with pytest.raises(UserError) as question:
         folders(tmp_path)
     text = question.value.on_command_line()
-    assert "mask=tumour" not in text
+    assert "mask=gtv" not in text
     assert "Masks of lesions are named by --set data.source.mask=WORD" in text
 
 
