@@ -185,7 +185,7 @@ def expect_order(seen: Scans, given: Sequence[str]) -> None:
     """
     source = seen.study.table.source.options
     is_by_place = seen.study.source.nameless() or source.get("a") or source.get("b")
-    if is_by_place and seen.domains != list(given or A_AND_B):
+    if is_by_place and seen.domains != (given or A_AND_B):
         raise UserError(
             "the place of these images, not their name, says which are of the first domain",
             where="--to",

@@ -50,7 +50,6 @@ FITS = {  # what is done with images of other sizes
     "crop": "nothing is resized",
     "pad": "the aspect ratio is kept, and the rest is filled with background",
 }
-NOT_PUBLISHED = "not with the published networks and steps"
 TABLES = ("method", "data", "train", "evaluate", "translate")
 
 
@@ -236,7 +235,7 @@ def _choose(
     measured = measure(smallest)
     if not measured.fits:
         what = f"training on these images does not fit into memory ({measured.counted})"
-        remedy = " ".join(f"--set {each}" for each in next(iter(measured.lighter), ()))
+        remedy = "".join(f"--set {each}" for (each,) in measured.lighter[:1])
         raise UserError(what, where="SCANS", remedy=remedy or None)
 
     # a run reads and matches the images too
@@ -395,10 +394,7 @@ def _training_lines(seen: Scans, steps: int, why: str) -> Lines:
         lines["train.ema"] = (0.99, "smaller than usual, because there are few steps")
 
     if len(seen.domains) == 1:
-        why = "compares sets of images"
-        if len(seen.classes) > 1:
-            why += '; add "classification" to ask whether they help a classifier'
-        return lines | {"evaluate.metrics": (["kid"], why)}
+        return lines | {"evaluate.metrics": (["kid"], "compares sets of images")}
 
     if not seen.fit:
         proposed = [("kid", "kid compares sets of images"), *proposals("metric", seen)]
@@ -439,7 +435,7 @@ def _text(seen: Scans, lines: Lines, hours: float) -> str:
         if problem["severity"] != "note" and problem["kind"] not in SOLVED_PROBLEMS:
             out += _comment(Problem(**problem).line)
 
-    title = f"Planned: {joined}; {method}, {NOT_PUBLISHED}."
+    title = f"Planned: {joined}; {method}, not with the published networks and steps."
     out += ["", "format = 1", f"summary = {toml(title)}"]
     for table in TABLES:
         keys = [name for name in lines if name.startswith(f"{table}.")]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -117,11 +117,9 @@ def predict(
     least = least_memory(model)
     counted = in_gib(least)
     name = str(runtime.device)
-    less = tuple((setting,) for setting in lighter(model, name))
-    too_large = Trial(False, name, free, lighter=less, counted=counted)
     weights = next(iter(least.values()))
-    if free is not None and weights > free:  # no batch or size helps
-        return replace(too_large, lighter=())
+    less = tuple((setting,) for setting in lighter(model, name) if not free or weights <= free)
+    too_large = Trial(False, name, free, lighter=less, counted=counted)
     if free is not None and sum(least.values()) > free:
         return too_large
 
