@@ -47,9 +47,6 @@ from gantk.terminal import (
 )
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
-TRY = "Run a few real steps only: print memory, time and settings that fit."
-MATCH = "Give the predictions the truth's mean and spread first, by one line for all files."
-PATIENT = "A regular expression for the patient in file names: --patient '^(p\\d+)'."
 EXAMPLES = (
     "gantk run dualgan_t1t2                         # train on synthetic heads",
     "gantk run dualgan_t1t2 --data SCANS            # train on your scans",
@@ -204,7 +201,11 @@ def cli(ctx: click.Context) -> None:
     metavar="NAME",
     help="Log to tensorboard, wandb or mlflow. Repeatable.",
 )
-@click.option("--try", is_flag=True, help=TRY)
+@click.option(
+    "--try",
+    is_flag=True,
+    help="Run a few real steps only: print memory, time and settings that fit.",
+)
 @json_option("Write what --try measures as JSON too")
 def run(recipe, json_file, overwrite, **options) -> None:
     """Train the model of RECIPE, score it on held-out images and write a report.
@@ -487,8 +488,16 @@ def sample(run, no_post, **options) -> None:
 @click.option("--to", metavar="DOMAIN", help="Score only images of this domain (CT), with --data.")
 @click.option("--pred", metavar="DIR", help="Folder of images to score.")
 @click.option("--truth", metavar="DIR", help="Folder of the true images, matched by name or visit.")
-@click.option("--match", is_flag=True, help=MATCH)
-@click.option("--patient", metavar="REGEX", help=PATIENT)
+@click.option(
+    "--match",
+    is_flag=True,
+    help="Give the predictions the truth's mean and spread first, by one line for all files.",
+)
+@click.option(
+    "--patient",
+    metavar="REGEX",
+    help="A regular expression for the patient in file names: --patient '^(p\\d+)'.",
+)
 @click.option(
     "--set",
     multiple=True,
