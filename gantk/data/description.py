@@ -13,9 +13,12 @@ from gantk.errors import count_noun, join_first
 MIN_TRAINING_PATIENTS = 3  # of a domain, from which a network can learn more than these look like
 UNPAIRED_USES_HALF = (
     "an unpaired method trains on one contrast of each known patient, so on about half of the images that"
-    " a paired one has, unless data.unpair = false and data.same_patient = true"
+    " a paired one has"
 )
-NO_COMPARISON = f"this is no comparison of methods: {UNPAIRED_USES_HALF}"
+NO_COMPARISON = (
+    f"This is no comparison of methods: {UNPAIRED_USES_HALF}. To change this, plan recipes that train on"
+    " the same images: gantk plan SCANS --methods cyclegan,pix2pix"
+)
 
 
 def describe(data: Data) -> list[str]:
@@ -45,40 +48,28 @@ def describe(data: Data) -> list[str]:
 
 
 def _counts(data: Data) -> str:
-    """The images that are trained on, at which size, and whether no held-out ones are pairs."""
+    """The images that are trained on, of how many patients, whether each gives one contrast, at which
+    size, and whether no held-out ones are pairs.
+    """
     has_pairs = len(data.letters) == 1 or data.pairs("validation") or data.pairs("test")
     alone = "" if has_pairs else "; validation and test images without pairs"
     size = " x ".join(map(str, data.table.size))
-    return f"{data.table.source.name}: {training_in_words(data)}, at {size}{alone}"
-
-
-def training_in_words(study: Study) -> str:
-    """The images that are trained on, of how many patients, and whether each gives one contrast."""
-    halved = " (one contrast of each patient)" if is_halved(study) else ""
-    return f"{study.images_in_words(study.training)} for training{halved}"
+    halved = " (one contrast of each patient)" if is_halved(data) else ""
+    images = f"{data.images_in_words(data.training)} for training{halved}"
+    return f"{data.table.source.name}: {images}, at {size}{alone}"
 
 
 def few_patients(study: Study) -> str:
     """A warning of domains of few patients where each patient gives one contrast; "" without any."""
-    patients = _count_patients(study)
+    patients = Counter(letter for letter, _ in {(r.domain, r.subject) for r in study.training})
     few = [name for letter, name in study.names.items() if patients[letter] < MIN_TRAINING_PATIENTS]
     if not few or not is_halved(study):
         return ""
     return (
         f"the training sees {' and '.join(few)} of fewer than {MIN_TRAINING_PATIENTS} patients, too"
-        f" few to learn what others look like: {UNPAIRED_USES_HALF}"
+        f" few to learn what others look like: {UNPAIRED_USES_HALF}, unless data.unpair = false and"
+        ' data.same_patient = true (with method.pairs = "none", or partners may be matched)'
     )
-
-
-def patients_of_training(study: Study) -> str:
-    """How many known patients give each domain's training images: `CT of 2 and MR of 1`."""
-    patients = _count_patients(study)
-    return " and ".join(f"{name} of {patients[letter]}" for letter, name in study.names.items())
-
-
-def _count_patients(study: Study) -> Counter[str]:
-    """Domain by its letter -> the number of patients of its training images."""
-    return Counter(letter for letter, _ in {(r.domain, r.subject) for r in study.training})
 
 
 def is_halved(study: Study) -> bool:

@@ -17,7 +17,11 @@ from gantk.recipe.load import Recipe, Settings, load_recipe, mapping, with_setti
 from gantk.recipe.tables import CheckedRecipe, DataTable, SplitTable
 
 OPTIONS_NAMING_FILES = ("a", "b")
-OF_READING = ("data.source.", "data.words.")  # keys that say how images are read
+OF_READING = (
+    "data.source.",
+    "data.words.",
+    "data.leave_out",
+)  # how keys begin that say how images are read
 
 
 def with_data(recipe: Recipe, path: str | Path | dict[str, Any]) -> Recipe:
@@ -33,10 +37,7 @@ def with_data(recipe: Recipe, path: str | Path | dict[str, Any]) -> Recipe:
     before = table.get("source")
     before = dict(before) if isinstance(before, dict) else {"name": before}
 
-    if isinstance(path, dict):
-        source = path
-    else:
-        source = source_for(Path(path), before.get("name"))
+    source = path if isinstance(path, dict) else source_for(Path(path), before.get("name"))
 
     if "path" in source:  # absolute: a run may be resumed from another folder
         source["path"] = str(Path(source["path"]).absolute())
@@ -45,7 +46,9 @@ def with_data(recipe: Recipe, path: str | Path | dict[str, Any]) -> Recipe:
     about_files = []
     for key in OPTIONS_NAMING_FILES:
         text = str(before.get(key, ""))
-        if re.search(r"[*?/]", text) and not _matches_below(source.get("path"), text):
+        if not re.search(r"[*?/]", text):
+            continue
+        if "path" not in source or not any(Path(source["path"]).glob(text)):
             about_files.append(f"data.source.{key} = '{text}'")
             del before[key]
     if about_files:
@@ -71,13 +74,15 @@ def with_test_data(
     for setting in settings:
         if not setting.startswith(OF_READING):
             what = f"'{setting.partition('=')[0]}' does not say how images are read"
-            raise UserError(what, where="--set", allowed=[f"{each}KEY" for each in OF_READING])
+            allowed = "data.source.KEY, data.words.KEY, data.leave_out"
+            raise UserError(what, where="--set", allowed=allowed)
     if layout:
         settings = with_setting(settings, "data.source.layout", layout)
     given = with_data(recipe, path)
     own = mapping(mapping(recipe.tables.get("data")).get("source")).get("path")
     source = mapping(mapping(given.tables.get("data")).get("source"))
-    if "layout" in source and not (own and _is_same(own, source.get("path"))):
+    is_own = own and Path(str(own)).resolve() == Path(str(source.get("path"))).resolve()
+    if "layout" in source and not is_own:
         given.tables["data"]["source"] = {**source, "layout": ""}
     table = given.override(settings).check().data
     options = dict(table.source.options)
@@ -92,16 +97,6 @@ def without_training(table: DataTable) -> DataTable:
     """
     split = SplitTable(test=0.0, validation=0.0)
     return table.model_copy(update={"split": split, "mask": False, "weights": ""})
-
-
-def _is_same(one: Any, other: Any) -> bool:
-    """Whether two paths name one file or folder."""
-    return Path(str(one)).resolve() == Path(str(other)).resolve()
-
-
-def _matches_below(folder: Any, pattern: str) -> bool:
-    """Whether a pattern matches a file below a folder."""
-    return isinstance(folder, str) and any(Path(folder).glob(pattern))
 
 
 def opened_recipe(
@@ -132,8 +127,7 @@ def opened_recipe(
     from gantk.data.dataset import open_source
 
     source = open_source(model.data)
-    named_by_user = "data.domains" in loaded.overridden
-    asks_for_a = named_by_user or model.data.source.options.get("a")
+    asks_for_a = "data.domains" in loaded.overridden or model.data.source.options.get("a")
     note = "" if asks_for_a else source.nameless()
     if note and any(map(usual_contrast, model.data.domains)):
         loaded = copy.deepcopy(loaded)

@@ -19,11 +19,24 @@ def least_patients(comparisons: int = 1) -> int:
     return next(n for n in count(1) if comparisons * 2.0 ** (1 - n) < SIGNIFICANCE)
 
 
-def needed_patients(comparisons: int = 1) -> int:
+def needed_patients() -> int:
     """The number of test patients that gantk asks for, everywhere: 10, with whom a difference in every
-    usual score can be significant; more for more comparisons.
+    usual score can be significant.
     """
-    return least_patients(max(comparisons, USUAL_COMPARISONS))
+    return least_patients(USUAL_COMPARISONS)
+
+
+def lost_by_leaving_out(patients: int, left: int) -> str:
+    """What folds cannot tell from chance with the patients that are `left`, in words; "" where it is no
+    more than with all.
+    """
+    for needed, gain in (
+        (least_patients(), "any gain"),
+        (needed_patients(), "a gain in every score"),
+    ):
+        if left < needed <= patients:
+            return f" (then folds test {left} patients: {needed} are needed to tell {gain} from chance)"
+    return ""
 
 
 def needed_words() -> str:

@@ -69,6 +69,7 @@ from gantk.metrics.table import MODEL, TEXTS
 from gantk.prepare.grid import resample_onto
 from gantk.progress import track
 from gantk.recipe.load import Settings
+from gantk.recipe.tables import DataTable
 from gantk.runs.folder import FOLD, recipe_without
 from gantk.runs.models import doubt_about_people, is_among, trained_on
 from gantk.runs.results import (
@@ -114,7 +115,8 @@ class ModelComparison(Comparison):
     """The comparison of models, with the scores of single images."""
 
     scores: pd.DataFrame  # columns of `gantk.metrics.table`; `system` is the model
-    left_out: dict[str, list[str]]  # model -> the patients that it was trained or validated on
+    # model -> the patients that it was trained or validated on, and those of data.leave_out
+    left_out: dict[str, list[str]]
     results: dict[str, Results]  # by model, as those of a run, with directions in words
     pictures: Pictures
     scale: str  # the gray values in which images are scored, in words
@@ -181,14 +183,16 @@ def compare_models(
         raise UserError("these models cannot be compared", where="RUN", allowed=allowed)
     directions = _shared_directions([*loaded.values()], to)
     table = without_training(with_test_data(first.run.recipe(), data, set, layout))
-    source, records = source_and_records(table, type(first.method))
-    if read_by := layouts_in_words(source):
-        say(f"layout   {read_by}")
-    all_pairs = _whole_pairs(records)
+    all_pairs, not_used = _read_pairs(table, type(first.method), say)
     if not all_pairs:
         what = f"'{data}' has no registered pairs"
         raise UserError(what, where="--data", remedy=OF_SETS)
-    if len({model.method.paired for model in loaded.values() if model.run}) > 1:
+    see_all = {
+        each.method.paired or each.recipe.data.unpair is False
+        for each in loaded.values()
+        if each.run
+    }
+    if len(see_all) > 1:
         say(with_label("note", NO_COMPARISON))
     systems = _systems_of(loaded, all_pairs)
     for system in systems:
@@ -226,7 +230,7 @@ def compare_models(
             say(line)
     for warning in warnings:
         say(with_label("warning", warning))
-    left_out = {system.name: system.left_out for system in systems}
+    left_out = {system.name: system.left_out + not_used for system in systems}
     pictures = {one.title: one.pictures for one in scored}
     return ModelComparison(sentences, compared.tests, table, left_out, results, pictures, scale)
 
@@ -234,23 +238,19 @@ def compare_models(
 def load_models(
     models: Iterable[str | os.PathLike[str]], device: str | None = None, say: Say = print
 ) -> dict[str, Model]:
-    """Models by their names or paths, of a pattern each that it matches; see `gantk.load`."""
-    return {
-        name: load_model(name, device, say)
-        for model in models
-        for name in _paths_of(os.fspath(model))
-    }
+    """Models by their names or paths, of a pattern each that it matches, in order; see `gantk.load`."""
+    names: list[str] = []
+    for each in models:
+        model = os.fspath(each)
+        found = [] if os.path.exists(model) else sorted(glob(model), key=natural)
+        names += found or [model]
+    return {name: load_model(name, device, say) for name in names}
 
 
 def makes_single_images(model: Model) -> bool:
     """Whether a model makes images of one contrast from those of another one."""
     domains = [name for frame in model.frames.values() for name in (frame.source, frame.target)]
     return bool(domains) and all(len(contrast_names(domain)) == 1 for domain in domains)
-
-
-def _paths_of(model: str) -> list[str]:
-    """The paths that a pattern matches, in order; any other name of a model as it is."""
-    return [model] if os.path.exists(model) else sorted(glob(model), key=natural) or [model]
 
 
 class ComparedModels:
@@ -289,11 +289,9 @@ class ComparedModels:
             who = (
                 f"{count_noun(self.left_out, self.owner)} of training and validation of {self.name}"
             )
-            beside = (
-                ", or which it left out as next to held-out ones" if self.owner == "image" else ""
-            )
-            what = f"{who}{beside}, by names or files: {join_first(self.left_out)}"
-            say(with_label("left out", what))
+            if self.owner == "image":
+                who += ", or which it left out as next to held-out ones"
+            say(with_label("left out", f"{who}, by names or files: {join_first(self.left_out)}"))
 
     def translate(self, pairs: Sequence[Pair], scale: ScoredScale) -> Translations:
         """Yield the translated source of each pair, on the grid and the scale of its truth."""
@@ -343,11 +341,11 @@ def _tested_pairs(
     if not tested:
         what = f"'{data}' has no pair of a patient on whom none of the models was trained"
         raise UserError(what, where="--data", remedy="name scans of other patients")
-    whose = count_noun(patients_of(pair["a"] for pair in tested), "patient")
-    whose = whose if _are_known(tested) else "unknown patients"
+    patients = patients_of(pair["a"] for pair in tested)
+    whose = count_noun(patients, "patient") if _are_known(tested) else "unknown patients"
     say(f"data     tested: {count_noun(tested, 'pair')} of {whose}")
     fit = measure_pairs([record for pair in pairs for record in pair.values()])
-    for problem in pairs_that_do_not_fit(fit, patients_of(pair["a"] for pair in tested)):
+    for problem in pairs_that_do_not_fit(fit, patients):
         say(with_label("warning", f"{problem.what}: gantk data check {argument(data)}"))
     return tested
 
@@ -562,6 +560,17 @@ def _say_compared(
         label = "warning" if result_tone(own) == "bad" else "result"
         say(with_label(label, sentences[-1]))
     return compared.sentences or sentences
+
+
+def _read_pairs(table: DataTable, method: type, say: Say) -> tuple[list[Pair], list[str]]:
+    """The registered pairs of whole images, and the patients of data.leave_out, who are named instead."""
+    source, records = source_and_records(table.model_copy(update={"leave_out": ()}), method)
+    if read_by := layouts_in_words(source):
+        say(f"layout   {read_by}")
+    not_used = sorted(patients_of(records) & {*table.leave_out}, key=natural)
+    for patient in not_used:
+        say(with_label("left out", f"{patient}: data.leave_out of the recipe"))
+    return _whole_pairs([each for each in records if each.subject not in not_used]), not_used
 
 
 def _whole_pairs(records: Sequence[Record]) -> list[Pair]:

@@ -80,23 +80,17 @@ def plan_command(scans, out, methods, overwrite, **options) -> None:
         say(line.removeprefix("# "))
 
     say(f"written  {' and '.join(map(str, targets))}, with a reason on each line")
-    _say_runs(targets, names, folds, options["hours"], scans)
+    _say_runs(targets, bool(methods), folds, options["hours"])
 
 
-def _say_runs(
-    recipes: Sequence[Path], names: Sequence[str], folds: int, hours: float, scans: str
-) -> None:
-    """Say how recipes are run, of these methods or of the one that was chosen (""), on each fold, and
-    how the runs are compared.
+def _say_runs(recipes: Sequence[Path], are_compared: bool, folds: int, hours: float) -> None:
+    """Say how recipes are run, of methods that were asked for or of the one that was chosen, on each
+    fold, and how the runs are compared.
     """
-    from gantk.data.description import NO_COMPARISON
-    from gantk.metrics.summary import with_label
-    from gantk.plugin.loader import registry
     from gantk.terminal import duration, say, say_next
 
-    methods = [name for name in names if name]
     runs = [argument(f"runs/{each.stem}") for each in recipes]
-    if not methods:
+    if not are_compared:
         say_next(f"gantk run {argument(recipes[0])}")
     if folds:
         trainings = folds * len(recipes)
@@ -108,16 +102,8 @@ def _say_runs(
         command = f"gantk run {argument(each)}"
         if folds:
             say_next(f"for k in {numbers}; do {command} {fold} --out {run}_fold$k || break; done")
-        elif methods:
+        elif are_compared:
             say_next(f"{command} --out {run}")
-    compared = " ".join(f"{run}_fold*" if folds else run for run in runs)
-    unpaired = [
-        each
-        for each, name in zip(recipes, methods, strict=False)
-        if not registry().get("method", name).load().paired
-    ]
-    if 0 < len(unpaired) < len(methods):
-        say(with_label("note", NO_COMPARISON))
-        say_next(f"gantk eval {compared} --data {argument(scans)}")  # on one scale
-    elif methods or folds:
-        say_next(f"gantk report {compared}")
+    if are_compared or folds:
+        end = "_fold*" if folds else ""
+        say_next(" ".join(["gantk report", *(run + end for run in runs)]))

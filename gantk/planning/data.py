@@ -44,9 +44,11 @@ def data_lines(seen: Scans) -> Lines:
     if changes:
         parts = [part for parts, _ in changes for part in parts]
         lines["data.augment"] = (parts, "; ".join(why for _, why in changes))
-    if misfit:
-        why = "the two images of a patient do not fit each other"
-        lines["data.unpair"] = (False, f"training uses both images of a patient, because {why}")
+    if misfit or seen.both_kinds:
+        why = "training uses both images of a patient, because these do not fit each other"
+        if seen.both_kinds:
+            why = "both methods see the same images, to compare; the unpaired one is not told which belong together"
+        lines["data.unpair"] = (False, why)
         lines["data.same_patient"] = (True, "this is not a leak")
     if seen.volumes:
         lines |= _grid(seen)

@@ -4,7 +4,6 @@ the fit of pairs.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,12 +53,8 @@ class Scans:
     study: Study  # how a training would use them
     method: str = ""  # that is asked for; "": that which suits the scans
     to: str | None = None  # the domain that is asked for, the last one; None: both are
-
-    def for_method(self, name: str) -> Scans:
-        """The same for a method that is asked for."""
-        scans = copy.copy(self)  # with all that was measured
-        scans.method = name
-        return scans
+    # whether a paired and an unpaired method are asked for, which compare if both see the same images
+    both_kinds: bool = False
 
     @property
     def domains(self) -> list[str]:

@@ -4,6 +4,7 @@ images that the time allows, with a reason for each choice.
 
 from __future__ import annotations
 
+import copy
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -125,8 +126,7 @@ def plan_methods(
     where another split is decided. All recipes split, size and map the scans alike: at the largest
     size, and for as many steps, as each method can afford in the time.
     """
-    for method in filter(None, methods):
-        registry().get("method", method)  # a wrong name costs no time
+    kinds = {registry().get("method", name).load().paired for name in methods if name}
     settings = [*set, as_setting(layout)] if layout else list(set)
     path = Path(scans).absolute()
     decided = dict(map(parse_setting, settings))
@@ -140,11 +140,19 @@ def plan_methods(
     if to:
         expect_order(seen, given)
     seen.to = to
+    seen.both_kinds = len(kinds) > 1
     sizes = _sizes(seen)
     asked = []
     for method in methods:
         own = [*settings, f"method.name={method}"] if method else settings
-        asked.append((_seen_by_method(seen, method or decided.get("method.name", "")), own))
+        for_method = copy.copy(seen)  # with all that was measured
+        for_method.method = method or decided.get("method.name", "")
+        if for_method.suits_paired and too_many_alone(seen.records):
+            what = (
+                f"the method '{for_method.method}' needs registered pairs, which these scans lack"
+            )
+            raise UserError(what, where="--methods", remedy="leave it out; dualgan needs no pairs")
+        asked.append((for_method, own))
     choices = [_choose(*each, sizes, hours, device) for each in asked]
     size = min((each.size for each in choices), key=lambda size: prod(size.sides))
     if any(each.size != size for each in choices):
@@ -155,15 +163,6 @@ def plan_methods(
         for each, (for_method, own) in zip(choices, asked, strict=True)
     ]
     return texts, planned_split(seen)[2]
-
-
-def _seen_by_method(seen: Scans, name: str) -> Scans:
-    """What was seen, for a method that is asked for; UserError where it needs pairs that are lacking."""
-    for_method = seen.for_method(name)
-    if for_method.suits_paired and too_many_alone(seen.records):
-        what = f"the method '{name}' needs registered pairs, which these scans lack"
-        raise UserError(what, where="--methods", remedy="leave it out; dualgan needs no pairs")
-    return for_method
 
 
 def _with_settings(lines: Lines, settings: Iterable[str], folder: Path | None) -> Lines:

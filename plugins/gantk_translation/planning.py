@@ -66,6 +66,8 @@ def plan_unpaired(seen: Any, size: Sequence[int], *, hours: float, dims: int) ->
 
 def _why_unmatched(seen: Any, few_heads: bool, hours: float, dims: int) -> str:
     """Why similar slices are not matched as weak pairs; "" where they are."""
+    if seen.both_kinds:
+        return "they would be true pairs, as both methods see the same images"
     if dims != 2 or few_heads:
         return f"they need slices, of {MIN_PATIENTS} patients or more if of volumes"
     # the search takes a tenth of the time at most

@@ -453,10 +453,12 @@ def test_comparison_scores_lesions_and_the_input(masks, run, tmp_path):
         [run],
         data,
         metrics=["mae"],
-        set={"data.source.mask": "seg"},
+        set={"data.source.mask": "seg", "data.leave_out": ["p10"]},
         device="cpu",
         say=alone.append,
     )
+    assert "left out p10: data.leave_out of the recipe" in " ".join(" ".join(alone).split())
+    assert "p10" in named.left_out[run.name] and "p10" not in {*named.scores.patient}
     (sentence,) = named.dump()["sentences"]
     assert sentence in " ".join(" ".join(alone).split())
     assert "better by" not in "".join(alone) and "p, corrected" not in "".join(alone)

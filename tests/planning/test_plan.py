@@ -203,8 +203,9 @@ def test_recipes_of_several_methods_compare(tmp_path, instant_trials, monkeypatc
     cyclegan, pix2pix = (tomllib.loads(path.read_text("utf-8")) for path in paths)
 
     assert (cyclegan["method"]["name"], pix2pix["method"]["name"]) == ("cyclegan", "pix2pix")
-    assert cyclegan["method"]["pairs"] == "weak_pairs"
+    assert "pairs" not in cyclegan["method"], "these would be true pairs"
     assert cyclegan["data"] == pix2pix["data"]
+    assert (cyclegan["data"]["unpair"], cyclegan["data"]["same_patient"]) == (False, True)
     assert cyclegan["data"]["source"]["path"] == "data"  # beside the recipes
     assert cyclegan["evaluate"] == pix2pix["evaluate"]
     assert cyclegan["train"]["steps"] == pix2pix["train"]["steps"]
@@ -218,8 +219,8 @@ def test_recipes_of_several_methods_compare(tmp_path, instant_trials, monkeypatc
         " --out runs/mine-cyclegan_fold$k || break; done\n"
     ) in said
     both = "runs/mine-cyclegan_fold* runs/mine-pix2pix_fold*"
-    assert f"next     gantk eval {both} --data {tmp_path}/data\n" in said
-    assert "gantk report" not in said
+    assert f"next     gantk report {both}\n" in said
+    assert "no comparison" not in said
     assert "cyclegan, not with the published networks and steps" in paths[0].read_text("utf-8")
     _, model, _ = opened_recipe(paths[0], None, ())
     assert model.data.source.options["path"] == str(tmp_path / "data")

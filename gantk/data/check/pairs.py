@@ -17,6 +17,7 @@ from gantk.data.look import scale_to_unit
 from gantk.data.preparation import Pair, Record
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.spread import spread, spread_over_owners
+from gantk.data.test_size import lost_by_leaving_out
 from gantk.errors import count_noun, join_first
 from gantk.progress import track
 
@@ -59,6 +60,7 @@ class Fit(NamedTuple):
     patient the first, for which of the DOUBTS it is doubted; `doubted_of` says of how many.
     of_patients: by patient "", or how often an image matches its partner better than a neighbouring
     one of that patient, of how many comparisons, where the pairs do not fit: "59% of 22".
+    patients: how many have pairs; 1 where they are not known.
 
     | pairs of seven real sets                    | gain         | likeness     |
     |---------------------------------------------|--------------|--------------|
@@ -74,6 +76,7 @@ class Fit(NamedTuple):
     doubted: Mapping[str, str]
     doubted_of: str
     of_patients: Mapping[str, str]
+    patients: int
 
     @property
     def good(self) -> bool:
@@ -117,6 +120,7 @@ def measure_pairs(records: Sequence[Record]) -> Fit | None:
     for pair in pairs:
         patients[pair["a"].subject].append(pair)
     are_patients = [*patients] != [""]
+    count = len(patients)
     stacks = spread([*patients.values()] if are_patients else [[x] for x in pairs], MAX_PAIRS)
     chosen = _middles_of_parts(stacks)
 
@@ -146,6 +150,7 @@ def measure_pairs(records: Sequence[Record]) -> Fit | None:
         doubted={each.scan_key or each.key: str(why[n]) for n, each in doubtful.items()},
         doubted_of=count_noun(stacks, "measured patient" if are_patients else "measured pair"),
         of_patients=_fit_of_patients(chain(*patients.values())) if are_patients else {},
+        patients=count,
     )
 
 
@@ -318,7 +323,11 @@ def pairs_that_do_not_fit(fit: Fit | None, tested: Collection[str]) -> Iterator[
             f" (chance 50 %, true pairs {MIN_LIKENESS_OF_PATIENT:.0%} or more). {learn}"
         )
         patients = json.dumps([*fit.misfits])
-        remedy = f"look at them; correct these patients, or leave them out: --set 'data.leave_out={patients}'"
+        lost = lost_by_leaving_out(fit.patients, fit.patients - len(fit.misfits))
+        remedy = (
+            "look at them; correct these patients, or leave them out:"
+            f" --set 'data.leave_out={patients}'{lost}"
+        )
         yield problem("pairs", what, (), remedy)
     for why, words in DOUBTS.items():
         names = sorted(name for name, doubt in fit.doubted.items() if doubt == why)

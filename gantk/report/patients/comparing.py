@@ -141,7 +141,7 @@ def write_report(
     answers = [reason] if reason else [*compared.sentences, *of_sets]
     seeds = [len({run.recipe.train.seed for run in system.runs}) for system in systems]
     halved = {system.is_halved for system in systems}
-    unequal = f"{NO_COMPARISON.capitalize()}." if len(halved) > 1 else ""
+    unequal = NO_COMPARISON if len(halved) > 1 else ""
     of_seeds = ONE_SEED if compared.tests and min(seeds) == 1 < len(seeds) else ""
     cautions = [*filter(None, [unequal, of_seeds])]
     for answer in answers:
@@ -214,9 +214,9 @@ def _about_runs(
     tests: Sequence[SystemTest] = (),
 ) -> AboutFigures:
     """`reason`: why the scores of these systems cannot be compared, or do not compare methods."""
-    said = (line for run in runs.values() for line in run.consequences)
+    said = filter(None, [reason, *(line for run in runs.values() for line in run.consequences)])
     # without what a user, and no reader of the paper, can change
-    cautions = [reason, *(f"{line.partition('. To change this')[0].rstrip('.')}." for line in said)]
+    cautions = [f"{line.partition('. To change this')[0].rstrip('.')}." for line in said]
     oriented = all(map(shows_left_and_right, runs.values()))
     return AboutFigures(
         label_patients(*runs.values()),
