@@ -460,6 +460,19 @@ def layouts_in_words(source: ImageSource) -> str:
     return " | ".join(filter(None, lines))
 
 
+def masks_in_words(source: ImageSource, records: Iterable[Record]) -> str:
+    """How many files are masks of lesions, or how those that nobody named become so."""
+    masks = {file for record in records for file in record.mask_files}
+    if masks:
+        return f"{count_noun(masks, 'file')} used as masks of lesions"
+    for each in file_sources(source):
+        unused = [row.path.name for row in each.catalog.of_kind("mask")]
+        if unused and getattr(each, "mask", None) == "":
+            example = f"a word of their names, such as '{unused[0]}'"
+            return f"to score lesions, name them by --set data.source.mask=WORD, {example}"
+    return ""
+
+
 def doubts_of(source: ImageSource, table: DataTable) -> list[UserError]:
     """What a source could not know of patients, where the split needs them."""
     if table.split.by != "auto":

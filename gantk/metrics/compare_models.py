@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gantk.catalog.contrasts import contrast_names
 from gantk.data.check.pairs import measure_pairs, pairs_that_do_not_fit
-from gantk.data.dataset import layouts_in_words, source_and_records
+from gantk.data.dataset import layouts_in_words, masks_in_words, source_and_records
 from gantk.data.description import NO_COMPARISON
 from gantk.data.intensity import AIR_SHARE, Percentile, usual_scale
 from gantk.data.preparation import Pair, Record, patients_of
@@ -103,8 +103,8 @@ LESION_MASK = "lesion mask"  # 1 inside, among these pictures
 RESERVED = {INPUT, MAP, TRUTH, LESION_MASK}  # no names of systems
 MAX_SHOWN_IMAGES = 4
 OF_ONE_SCORE = (
-    "p is corrected for all {} tests, but for the first score of a direction; intervals are not; --json and"
-    " --figures have the tests of all pairs of models"
+    "p is corrected for all {} tests, that of the first score of a direction for these alone; --json and"
+    " --figures have the other scores"
 )
 Translations = Iterator[tuple[Pair, np.ndarray]]  # of the source of each pair, as it is scored
 Maker = Callable[[Sequence[Pair], "ScoredScale"], Translations]
@@ -521,13 +521,13 @@ def _mean_of_models(lines: pd.DataFrame) -> pd.DataFrame:
 def _say_compared(
     compared: Comparison, results: Mapping[str, Results], units: Mapping[Any, str], say: Say
 ) -> list[str]:
-    """Say who leads, a table of all scores, the tests of the first model with each other one, and the
+    """Say who leads, a table of all scores, the tests of the first score and of its regions, and the
     result of each model beside the baselines; returns who leads, or where nothing is tested these
     results.
     """
     for sentence in compared.sentences:
         say(with_label("result", sentence))
-    mine, first = next(iter(results.items()))
+    first = next(iter(results.values()))
     systems = [*(own.metrics for own in results.values()), *first.baselines.values()]
     rows = []
     for direction, metrics in first.metrics.items():
@@ -542,13 +542,15 @@ def _say_compared(
     say(TextTable(("direction", "score", *titles), rows))
     if MAP in first.baselines:
         say(with_label("note", ": ".join(BASELINES[MAP])))
-    tests = [
-        (x.label, short_metric_name(x.score), x.other, gain_text(x, units), f"{x.corrected_p:.2g}")
-        for x in compared.tests
-        if x.one == mine
-    ]
+    tests = []
+    for test in compared.tests:
+        primary = next(iter(first.metrics[test.label]))
+        if test.score.startswith(primary):
+            score = short_metric_name(test.score)
+            p = f"{test.corrected_p:.2g}"
+            tests.append((test.label, score, test.one, test.other, gain_text(test, units), p))
     if tests:
-        heads = ("direction", "score", f"{mine} against", "better by", "p, corrected")
+        heads = ("direction", "score", "model", "against", "better by", "p, corrected")
         say(TextTable(heads, tests))
         say(with_label("note", OF_ONE_SCORE.format(len(compared.tests))))
     scored = {metric for metrics in first.metrics.values() for metric in metrics}
@@ -567,6 +569,8 @@ def _read_pairs(table: DataTable, method: type, say: Say) -> tuple[list[Pair], l
     source, records = source_and_records(table.model_copy(update={"leave_out": ()}), method)
     if read_by := layouts_in_words(source):
         say(f"layout   {read_by}")
+    if masks := masks_in_words(source, records):
+        say(with_label("masks", masks))
     not_used = sorted(patients_of(records) & {*table.leave_out}, key=natural)
     for patient in not_used:
         say(with_label("left out", f"{patient}: data.leave_out of the recipe"))

@@ -205,6 +205,12 @@ def _sentence(tests: Sequence[SystemTest], units: Mapping[Any, str]) -> str:
         clause = verdict_words(test.verdict, test.other)
         if not is_many:
             by = f"{short_metric_name(test.score)} better by {gain_text(test, units)}"
+            lesion = (*test.place[:-1], f"{test.score}_lesion")
+            by += "".join(
+                f", in the lesion by {gain_text(each, units)}"
+                for each in both_ways
+                if each.place == lesion and (each.one, each.other) == (leader, test.other)
+            )
             clause += f" ({by}, {count_noun(test.n, 'patient')} in common)"
             behind = [
                 f"{short_metric_name(each.score)} ({gain_text(each, units)})"

@@ -19,7 +19,14 @@ from gantk.data.check.findings import Problem, about_images, problem, unreadable
 from gantk.data.check.inspect import Inspected, inspect, inspect_kept, scans_of
 from gantk.data.check.pairs import Fit, measure_pairs, pairs_that_do_not_fit, show_the_same
 from gantk.data.check.write_table import expect_table, write_table
-from gantk.data.dataset import Data, Study, doubts_of, expect_usable, layouts_in_words
+from gantk.data.dataset import (
+    Data,
+    Study,
+    doubts_of,
+    expect_usable,
+    layouts_in_words,
+    masks_in_words,
+)
 from gantk.data.preparation import Record, patients_of
 from gantk.data.sources.pairing import (
     complete_pairs,
@@ -28,7 +35,7 @@ from gantk.data.sources.pairing import (
     too_many_alone,
     without_partner,
 )
-from gantk.data.sources.source import file_sources, source_for
+from gantk.data.sources.source import source_for
 from gantk.data.split import few_test_patients
 from gantk.data.split.near_duplicates import place_fingerprint, sample_indices
 from gantk.data.split.split import NAME_PATIENTS, PATIENTS_UNKNOWN
@@ -487,7 +494,7 @@ def _summary_of_use(found: Examination, usage: Study) -> dict[str, str]:
         "held out": usage.splits.held_out,
         "few": few if fewest < MIN_TRAINING_IMAGES else "",
         "too few": few_test_patients(usage.splits),
-        "masks": _masks_in_words(usage),
+        "masks": masks_in_words(usage.source, usage.records),
         "CT": _ct_pictures_in_words(found.items),
     }
     return {topic: line for topic, line in lines.items() if line}
@@ -529,16 +536,3 @@ def _ct_pictures_in_words(items: Sequence[Inspected]) -> str:
     is_clipped = 2 * brightest.count("clipped") > len(brightest)
     said = "; the brightest values are clipped" if is_clipped else ""
     return f"of 8 bits, as pictures: no Hounsfield units{said}"
-
-
-def _masks_in_words(usage: Study) -> str:
-    """How many files are masks of lesions, or how those that nobody named become so."""
-    masks = {file for record in usage.records for file in record.mask_files}
-    if masks:
-        return f"{count_noun(masks, 'file')} used as masks of lesions"
-    for source in file_sources(usage.source):
-        unused = [row.path.name for row in source.catalog.of_kind("mask")]
-        if unused and getattr(source, "mask", None) == "":
-            example = f"a word of their names, such as '{unused[0]}'"
-            return f"to score lesions, name them by --set data.source.mask=WORD, {example}"
-    return ""
