@@ -388,7 +388,7 @@ def test_models_are_compared_on_one_scale(run, packed, tmp_path, gantk):
     assert scale in said
     about = found["results"][run.name]["metrics"]["T1 -> T2"]["psnr_foreground"]["definition"]
     assert "/foreground-above-5%-of-range-" in about
-    assert re.search(rf"T1 -> T2 +PSNR +{packed.name} +-?0.00 dB", said)
+    assert re.search(rf"T1 -> T2 +PSNR +{run.name} +{packed.name} +-?0.00 dB", said)
     assert np.mean(own) == pytest.approx(expected, abs=0.01)
     assert [test["n"] for test in found["tests"]] == 12 * [6]  # whole and foreground
     assert [test["gain"] for test in found["tests"]] == pytest.approx(12 * [0.0], abs=1e-3)
