@@ -505,7 +505,7 @@ def _lock_file(lock: int, folder: Path) -> None:
     except BlockingIOError:
         free = False
     except OSError:  # a network disk has no locks
-        free = not _holder(lock)
+        free = not writer_of(folder)
 
     if free:
         with suppress(OSError):  # on a full disk the lock file stays empty
@@ -514,7 +514,7 @@ def _lock_file(lock: int, folder: Path) -> None:
         return
 
     for _ in range(20):  # the other process may not have written its name yet
-        if holder := _holder(lock):
+        if holder := writer_of(folder):
             break
         time.sleep(0.05)
 
@@ -534,11 +534,11 @@ def _lock_file(lock: int, folder: Path) -> None:
     )
 
 
-def _holder(lock: int) -> dict[str, Any]:
-    """The process named in an open lock file, if it may still run; else {}."""
+def writer_of(folder: Path) -> dict[str, Any]:
+    """The process that the lock file of a folder names, if it may still run; else {}."""
     with suppress(ValueError, TypeError, KeyError):
-        holder = json.loads(os.pread(lock, 2000, 0))
-        if holder["host"] != platform.node() or _is_running(int(holder["pid"])):
+        holder = json_object(folder / LOCK)
+        if _is_running(int(holder["pid"])) or holder["host"] != platform.node():
             return holder
     return {}
 

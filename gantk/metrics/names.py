@@ -110,11 +110,13 @@ def baselines() -> dict[str, tuple[str, str]]:
 
 def baseline_words(name: str, steps: int = 0) -> str:
     """`intensity_map` is a simple intensity map; a plugin's baseline without words keeps its name. Those
-    that are trained end with their steps, where these are known: `... in 300 steps`.
+    that are trained end with their steps, where these are given: `... trained on pairs in 300 steps`.
     """
     words, _ = baselines().get(name, ("", ""))
-    trained = f" in {steps:,} steps" if steps and name in registry()["baseline"] else ""
-    return (words or name.replace("_", " ")) + trained
+    short = words or name.replace("_", " ")
+    if steps and name in registry()["baseline"]:
+        return f"{short} trained on pairs in {steps:,} steps"
+    return short
 
 
 def needs_pairs(baseline: str) -> bool:

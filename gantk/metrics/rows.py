@@ -41,8 +41,10 @@ if TYPE_CHECKING:
 
 SENSES = {True: "higher is better", False: "lower is better", None: ""}
 MAX_NAMED_DIRECTIONS = 3  # in one sentence; of more, the lowest and the highest
-MAX_SCALE_GAP = 0.01  # of a score of the unchanged input, between runs on one gray scale
-MIN_GAP = 3.0  # dB between two PSNR of which both are said: half of the squared error
+# of a score of the unchanged input, or of 1, between runs on one gray scale; the second of scores without a
+# unit, such as SSIM and KID, which devices compute less exactly
+MAX_SCALE_GAP = 1e-4
+MAX_FEATURE_GAP = 0.01
 NO_SCORES = (
     "No held-out pairs are known, so the outputs are not compared with real images. Compare them as sets:"
     " gantk eval RUN --metrics kid"
@@ -158,26 +160,6 @@ def _difference(
     words = f"{size.text(places)} {'better' if gain >= 0 else 'worse'}"
     is_equal = not float(number_text(gain, places))
     return "equal" if is_equal else words, size.interval(places)
-
-
-def main_rows(results: Results) -> list[Row]:
-    """The rows that a terminal shows and the sentence speaks of: of the foreground only scores whose
-    verdict is not that of the whole image in some direction, or that are worse by some dB, which black
-    air adds to PSNR.
-    """
-    rows = score_rows(results)
-    tones = {(row.key, row.metric): row.tone for row in rows}
-
-    def is_apart(row: Row) -> bool:
-        plain = split_region(row.metric)[0]
-        own = results.metrics[row.key][row.metric]
-        whole = results.metrics[row.key].get(plain, own)
-        if own.unit == "dB" and (whole.value or 0.0) - (own.value or math.inf) >= MIN_GAP:
-            return True
-        return row.tone not in ("", tones.get((row.key, plain), row.tone))
-
-    apart = {row.metric for row in rows if is_apart(row)}
-    return [row for row in rows if row.region != "foreground" or row.metric in apart]
 
 
 def result_sentence(results: Results, *, unseen: bool = True) -> str:
@@ -315,12 +297,16 @@ def _judged_rows(results: Results) -> tuple[list[Row], list[Row]]:
 
 
 def returned_rows(results: Results) -> list[Row]:
-    """The main rows of what the model returns: of a direction with post-steps those after them, under
-    the direction's own name.
+    """The rows of which the sentence speaks: of the foreground only scores whose verdict is not that of
+    the whole image, and of a direction with post-steps those after them, under the direction's own name.
     """
-    rows = main_rows(results)
-    keys = {row.key for row in rows}
-    kept = [row for row in rows if f"{row.key}_post" not in keys]
+    rows = score_rows(results)
+    tones = {(row.key, row.metric + FOREGROUND): row.tone for row in rows}
+    kept = [
+        row
+        for row in rows
+        if tones.get((row.key, row.metric)) != row.tone and f"{row.key}_post" not in results.metrics
+    ]
     for row in kept:
         row.direction = row.direction.removesuffix(AFTER_POSTS)
     return kept
@@ -361,7 +347,7 @@ def pairs_sentence(results: Results) -> str:
     if is_of_pairs and results.baselines and not any(map(needs_pairs, results.baselines)):
         missing = baseline_words("intensity_map")
         return f"{missing}, mostly the strongest baseline, is missing: no registered pairs are known to fit it on."
-    lost = [row for row in main_rows(results) if row.tone in ("bad", "near")]
+    lost = [row for row in score_rows(results) if row.tone in ("bad", "near")]
     verdicts = [results.verdict_of(row.key, row.metric) for row in lost]
     if not lost or not all(
         needs_pairs(each.best_baseline) and tone_of(each.without_pairs or Verdict()) == "good"
@@ -382,18 +368,23 @@ def list_scores(scores: Mapping[str, Score]) -> str:
 
 
 def unlike_inputs(results: Mapping[str, Results]) -> str:
-    """`PSNR 16.28 dB in pix2pix, 17.02 dB in cyclegan`: the first score of the unchanged input in runs
-    that were tested on the same images, where it differs by more than MAX_SCALE_GAP, so that scores are
-    of other gray scales; else "".
+    """`PSNR 16.2801 dB in pix2pix, 17.0213 dB in cyclegan`: a score of the unchanged input in runs that
+    were tested on the same images, where it differs, so that scores are of other gray scales; else "".
     """
     first, *_ = results.values()
     for key in first.metrics:
-        metric = next(iter(first.baseline("identity", key)), "")
-        scores = [each.baseline("identity", key).get(metric, Score()) for each in results.values()]
-        values = np.array([score.value for score in scores], float)  # NaN where it is not known
-        if np.ptp(values) > MAX_SCALE_GAP * np.abs(values).max():
-            found = [f"{own.text()} in {name}" for name, own in zip(results, scores, strict=True)]
-            return f"{short_metric_name(metric)} {', '.join(found)}"
+        for metric, of_first in first.baseline("identity", key).items():
+            scores = [
+                own.baseline("identity", key).get(metric, Score()) for own in results.values()
+            ]
+            values = np.array([score.value for score in scores], float)  # NaN where it is not known
+            gap = MAX_SCALE_GAP if of_first.unit else MAX_FEATURE_GAP
+            if np.ptp(values) > gap * max(1.0, np.abs(values).max()):
+                found = [
+                    f"{score.text(4)} in {name}"
+                    for name, score in zip(results, scores, strict=True)
+                ]
+                return f"{short_metric_name(metric)} {', '.join(found)}"
     return ""
 
 

@@ -84,7 +84,9 @@ def summary_lines(results: Results, said: Collection[str] = ()) -> Iterator[str]
     if sentence:
         yield with_label("warning" if result_tone(results) == "bad" else "result", sentence)
 
-    rows = returned_rows(results)  # the report has all
+    rows = returned_rows(results)
+    with_foreground = {row.metric + FOREGROUND for row in rows}
+    rows = [row for row in rows if row.metric not in with_foreground]  # the report has all
     yield from _table(rows)
     yield from _baselines(results, {row.baseline_name for row in rows if row.tone})
     without_pairs = pairs_sentence(results)

@@ -18,6 +18,7 @@ from PIL import Image
 
 from gantk.data.split_json import RecordedSets, RecordedSplit
 from gantk.errors import UserError, note_in, one_line
+from gantk.files import writer_of
 from gantk.metrics.table import COLUMNS, read_lines
 from gantk.plugin.loader import registry
 from gantk.report.words import ARROW, direction_name
@@ -253,6 +254,11 @@ class RunRecord:
         total = self.recipe.train.steps
         if last is None:
             return "training has not reached its first log point"
+        writer = writer_of(self.path)
+        if writer and writer["pid"] != os.getpid():  # which is about to end the training
+            return (
+                f"the run goes on, at step {last:,} (process {writer['pid']} on {writer['host']})"
+            )
         if total and last < total:
             return f"the run stopped at step {last:,} of {total:,}"
         if self.holds_out_nothing:

@@ -13,11 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import pandas as pd
 
 from gantk.metrics.comparing import SystemTest, gain_text
-from gantk.metrics.names import baseline_words, join_words, region_of, unit_words
+from gantk.metrics.names import CEILING, baseline_words, join_words, region_of, unit_words
 from gantk.metrics.verdict import deciding_p
 from gantk.plugin.loader import registry
 from gantk.report.words import ARROW, direction_name, metric_name
-from gantk.runs.results import Results, Score, number_text
+from gantk.runs.results import Results, number_text
 
 COLUMNS = ["direction", "section", "system", "metric", "score"]
 ROW = ["direction", "section", "rival"]
@@ -47,12 +47,13 @@ HEADS = {
 END = r"\end{tabular}"
 NOTE_ROW = r"\multicolumn{{{}}}{{p{{0.9\linewidth}}}}{{\footnotesize {}}} \\" + "\n"
 GAINS = "difference: positive is better; mean over n patients [95 % interval]; p is corrected for all comparisons, of the first score for the directions"
+BASELINES = "Baselines: {}. Each run has its own; where these differ, the name of one stands in parentheses."
 BRACKETS = "mean over patients, or of a whole set, [95 % interval], or (lowest to highest) of fewer than six"
 
 
 def summarise_systems(systems: Mapping[str, Results]) -> pd.DataFrame:
     """The summary of systems by name and of their baselines: each once, with the scores in the first
-    system that has it.
+    system that has it. Its attribute `baselines` says in a sentence what their short names leave out.
     """
     lines = [
         (direction_name(key, results.domains), system, rival, metric, score)
@@ -72,11 +73,17 @@ def summarise_systems(systems: Mapping[str, Results]) -> pd.DataFrame:
     for (_, _, rival), own in table.drop(of_models.index).groupby(ROW, sort=False):
         first = own.system.iloc[0]
         differs = own.groupby("metric").text.nunique().max() > 1
-        steps = systems[first].baseline_steps
-        whose = f", that of {first} (each run has its own)" if differs else ""
-        name = baseline_words(rival, steps) + whose
+        name = baseline_words(rival) + (f" ({first})" if differs else "")
         rows.append(own[own.system == first].assign(system=name))
-    return pd.concat(rows, ignore_index=True)[COLUMNS]
+    summary = pd.concat(rows, ignore_index=True)[COLUMNS]
+    names = {
+        baseline_words(rival, results.baseline_steps): None
+        for results in systems.values()
+        for rival in results.baselines
+        if rival != CEILING
+    }
+    summary.attrs["baselines"] = BASELINES.format(join_words(list(names) or ["none"]))
+    return summary
 
 
 def grids(summary: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
@@ -134,7 +141,13 @@ def summary_latex(summary: pd.DataFrame, caution: str) -> str:
         for metric, scores in grid.items():
             first = next(filter(None, scores))
             head = metric_name(metric) + (f", {unit_words(first.unit)}" if first.unit else "")
-            texts[head] = ["" if score is None else _cell(score, first) for score in scores]
+            places = first.decimals
+            texts[head] = [
+                ""
+                if score is None
+                else f"{number_text(score.value, places)} {score.interval(places)}".rstrip()
+                for score in scores
+            ]
             for sample in {score.sample() for score in scores if score}:
                 samples[sample].append(metric_name(metric))
         counts = (f"{join_words(of)} {n}" for n, of in samples.items() if n)
@@ -144,13 +157,8 @@ def summary_latex(summary: pd.DataFrame, caution: str) -> str:
         if caution:
             row = NOTE_ROW.format(1 + grid.shape[1], note)
             latex = latex.replace(END, row + END)
-        parts.append(f"% {title}\n% {about}\n{latex}")
+        parts.append(f"% {title}\n% {about}\n% {summary.attrs['baselines']}\n{latex}")
     return "\n".join(parts)
-
-
-def _cell(score: Score, first: Score) -> str:
-    value = number_text(score.value, first.decimals)
-    return f"{value} {score.interval(first.decimals).removeprefix('patients ')}".rstrip()
 
 
 def differences(tests: Sequence[SystemTest], summary: pd.DataFrame) -> pd.DataFrame:
@@ -188,7 +196,7 @@ def verdict_tests(results: Results, system: str = "model") -> list[SystemTest]:
         SystemTest(
             place=(direction_name(key, results.domains), metric),
             one=system,
-            other=baseline_words(verdict.best_baseline, results.baseline_steps),
+            other=baseline_words(verdict.best_baseline),
             **dict(verdict.test),
         )
         for key, verdicts in results.verdict.items()

@@ -79,7 +79,7 @@ def gantk_register(add) -> None:
         "gantk_scores.tasks.regression:Regression",
         words={
             "regression": (
-                "a small network trained on pairs",
+                "a small network",
                 "A U-Net without a discriminator, trained on registered pairs with the mean absolute error.",
             )
         },

@@ -7,6 +7,8 @@ import hashlib
 import html
 import json
 import math
+import os
+import platform
 import re
 import shutil
 from html import unescape
@@ -368,6 +370,10 @@ def test_an_interrupted_run_without_truth_says_what_it_lacks(tmp_path):
     )
     assert "metrics" not in page.having("id")
     assert "error" not in page.having("data-kind")
+
+    write_json(tmp_path / "run" / ".lock", {"pid": os.getppid(), "host": platform.node()})
+    running = "the run goes on, at step 20 "
+    assert running in Page(write_report(tmp_path / "run")).words
 
 
 def test_young_runs_are_shown_and_other_folders_refused(tmp_path):

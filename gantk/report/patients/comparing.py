@@ -153,6 +153,7 @@ def write_report(
     for caution in cautions:
         say(with_label("note", caution))
     results = {one.name: one.results for one in systems}
+    summary = summarise_systems(results)
     common = _common_images(systems)
     if figures is not None:
         of_runs = _about_runs(named, [*results], reason or unequal, compared.tests)
@@ -166,7 +167,8 @@ def write_report(
         cautions=cautions,
         runs=named,
         oriented=all(map(shows_left_and_right, named.values())),
-        grids=[*grids(summarise_systems(results))],
+        grids=[*grids(summary)],
+        baselines=summary.attrs["baselines"],
         tests=compared.tests,
         of_sets=bool(of_sets),
         how_to_save=HOW_TO_SAVE,
@@ -300,7 +302,10 @@ def _write_figures(
         contents["names.csv"] = key.to_csv(index_label="name").encode()
     else:
         common = " in common, which need one split and one data.size" if len(names) > 1 else ""
-        warn(f"no figure is drawn: {join_words(names)} saved no test images{common}. {HOW_TO_SAVE}")
+        reason = f"no figure is drawn: {join_words(names)} saved no test images{common}"
+        if not contents:
+            raise UserError(reason, where="--figures", remedy=HOW_TO_SAVE)
+        warn(f"{reason}. {HOW_TO_SAVE}")
 
     made = make_folder(Path(folder), private=True)
     for name in contents:  # all are written or none
