@@ -33,7 +33,6 @@ MAX_CURVE_IMAGES = 64  # images per set, for scores while training
 MAX_CURVE_BYTES = 2**28
 # synthetic and planning CT, in lower case: as names of domains only, as a patient may have a CT too
 KINDS_OF_CT = {"sct", "pct"}
-GRAY_VALUES = "gray values"  # the unit of files that are not in Hounsfield units
 HOUNSFIELD_BLACK = (
     -200.0
 )  # a scale with black below this is in Hounsfield units: fat ends at about -120

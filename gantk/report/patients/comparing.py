@@ -28,7 +28,6 @@ from gantk.metrics.compare_models import (
 )
 from gantk.metrics.comparing import Comparison, SystemTest, compare_systems
 from gantk.metrics.names import join_words
-from gantk.metrics.references import GRAY_VALUES
 from gantk.metrics.rows import patients_are_known, sets_sentence, unlike_inputs
 from gantk.metrics.summary import with_label
 from gantk.metrics.table import MODEL, owners
@@ -37,6 +36,7 @@ from gantk.report.build import draw_losses, render, shows_left_and_right
 from gantk.report.build import write_report as write_one
 from gantk.report.figures import DPI, LESION, WIDTH_MM, Pictures, draw_figure
 from gantk.report.patients.section import (
+    OF_WINDOW,
     Rows,
     ShownImage,
     how_kept,
@@ -290,7 +290,7 @@ def _write_figures(
     for label, of_direction in images.items():
         shown = rows_of(_first_of_patients(of_direction, rows))
         cases = [(case.label, pictures) for case, pictures in shown.cases]
-        figure = draw_figure(cases, shown.largest.removesuffix(f" {GRAY_VALUES}"))
+        figure = draw_figure(cases, shown.largest.removesuffix(f" {OF_WINDOW}"))
         stem = re.sub(NOT_IN_NAMES, "_", label.replace(ARROW, "_to_"))
         for kind in ("png", "pdf"):
             file = io.BytesIO()

@@ -10,7 +10,6 @@ import pandas as pd
 
 from gantk.errors import one_line
 from gantk.formats.files import read
-from gantk.metrics.references import GRAY_VALUES
 from gantk.metrics.rows import patients_are_known
 from gantk.metrics.table import MODEL, owners
 from gantk.report.figures import (
@@ -34,6 +33,7 @@ NO_ERRORS = (
     "No errors are shown: these images have no registered real counterpart. The outputs of one input have"
     " one window."
 )
+OF_WINDOW = "from black to white"  # of an image whose gray values have no unit
 HOW_UNPAIRED_KEPT = (
     "A run without registered test pairs saves images that are spread over the patients, or over the"
     " names where patients are not known, chosen without looking at scores."
@@ -80,17 +80,31 @@ class Rows:
 
 
 def rows_of(images: Iterable[ShownImage]) -> Rows:
-    """Test images with their pictures, those with truth if some have it; all errors have one scale."""
-    images = [*images]
-    with_truth = [image for image in images if "truth" in image.pictures]
-    largest = max((largest_error(image.pictures) for image in with_truth), default=0.0)
-    units = {"HU": "HU", "file's": GRAY_VALUES}  # else those of the network
-    unit = units.get(images[0].unit, "")
+    """Test images with their pictures, those with truth if some have it; all errors have one scale, in
+    gray values of files that of each image's window, because scanners share none.
+    """
+    shown = [*images]
+    with_truth = [image for image in shown if "truth" in image.pictures]
+    shown = with_truth or shown
+    unit = shown[0].unit
+    of_window = unit == "file's"
+    spans = [_span(image.pictures) if of_window else 1.0 for image in shown]
+    largest = 0.0
+    if with_truth:
+        both = zip(shown, spans, strict=True)
+        largest = max(largest_error(image.pictures) / span for image, span in both)
     cases = [
-        (image, picture_row(image.pictures, image.titles, largest))
-        for image in with_truth or images
+        (image, picture_row(image.pictures, image.titles, largest * span))
+        for image, span in zip(shown, spans, strict=True)
     ]
-    return Rows(cases, f"{largest:.4g} {unit}".rstrip() if with_truth else "")
+    words = f"{largest:.0%} {OF_WINDOW}" if of_window else f"{largest:.4g} {unit}".rstrip()
+    return Rows(cases, words if with_truth else "")
+
+
+def _span(pictures: Pictures) -> float:
+    """From black to white of the real image, or of the outputs."""
+    (black, white) = windows_of(pictures)[-1]
+    return max(white - black, float(np.finfo(np.float32).tiny))
 
 
 @dataclass(frozen=True)
