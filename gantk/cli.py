@@ -593,7 +593,10 @@ def evaluate(
             write_model_figures(comparison, figures, overwrite=overwrite, say=options["say"])
     else:  # on its own scale, or as sets
         if to:
-            raise click.UsageError("--to needs a model of single contrasts, and metrics of pairs")
+            raise click.UsageError(
+                "--to needs a model of single contrasts, and metrics of pairs. Without --to all"
+                f" directions of '{run}' are scored"
+            )
         found = api.evaluate(run, metrics=names, data=data, **options)
     write_json(json_file, found, overwrite)
 

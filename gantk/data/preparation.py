@@ -8,7 +8,6 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -294,9 +293,16 @@ def neighbouring_slices(
 
     Neighbours are found among all `records` of one domain, subject and folder by `position`. A
     neighbour outside the record's own set is replaced by the nearest slice before it that is
-    inside.
+    inside. An image that is alone needs no position.
     """
-    unplaced = [record for record in records if record.position is None]
+
+    def stack_of(record: Record) -> Hashable:
+        return record.domain, record.subject, record.key.rpartition("/")[0]
+
+    sizes = Counter(map(stack_of, records))
+    unplaced = [
+        record for record in records if record.position is None and sizes[stack_of(record)] > 1
+    ]
     if unplaced:
         what = (
             f"neighbouring slices are needed, but the position of {len(unplaced)} of"
@@ -307,8 +313,8 @@ def neighbouring_slices(
 
     heights: Counter[Hashable] = Counter()
     places = {}
-    for record in sorted(records, key=attrgetter("position")):
-        stack = record.domain, record.subject, record.key.rpartition("/")[0]
+    for record in sorted(records, key=lambda record: record.position or 0.0):
+        stack = stack_of(record)
         places[record.id] = stack, heights[stack]
         heights[stack] += 1
 

@@ -181,7 +181,7 @@ def compare_models(
     if first.run is None:
         allowed = "models of which the first is a run or a packed model"
         raise UserError("these models cannot be compared", where="RUN", allowed=allowed)
-    directions = _shared_directions([*loaded.values()], to)
+    directions = _shared_directions(loaded, to)
     table = without_training(with_test_data(first.run.recipe(), data, set, layout))
     all_pairs, not_used = _read_pairs(table, type(first.method), say)
     if not all_pairs:
@@ -611,11 +611,11 @@ def _patients_seen(model: Model, pairs: Sequence[Pair], hash_of: Callable[[Path]
     }
 
 
-def _shared_directions(models: Sequence[Model], target: str | None) -> dict[str, Frame]:
+def _shared_directions(models: Mapping[str, Model], target: str | None) -> dict[str, Frame]:
     """The directions of the first model that all others have, or of these the one to the domain
     `target`, by the letter of their target; UserError without any, which names those of each.
     """
-    first, *others = models
+    first, *others = models.values()
     asked = first.frames
     if target is not None:
         letter = first.domain(target)
@@ -628,12 +628,26 @@ def _shared_directions(models: Sequence[Model], target: str | None) -> dict[str,
             except UserError:
                 shared.pop(to, None)
     if not shared:
+        found = [f"'{name}' makes {_directions_in_words(model)}" for name, model in models.items()]
+        alone = [f"gantk eval {argument(name)} --data SCANS" for name in models]
         raise UserError(
-            f"the models share no direction: {join_words([*map(repr, models)])}",
+            f"the models share no direction: {'; '.join(found)}",
             where="RUN",
-            remedy="name models of the same two domains, or score each alone: gantk eval MODEL --data SCANS",
+            remedy=f"score each alone: {join_words(alone)}",
         )
     return shared
+
+
+def _directions_in_words(model: Model) -> str:
+    """`T1 -> T2 and T2 -> T1`, or `each of T1, T2 and FLAIR from the others`."""
+    return join_words(
+        [
+            f"each of {join_words(frame.targets)} from the others"
+            if frame.completes
+            else f"{frame.source} -> {frame.target}"
+            for frame in model.frames.values()
+        ]
+    )
 
 
 def _with_truth(path: Path, pair: Pair, scale: ScoredScale) -> tuple[Image, Image]:
@@ -670,7 +684,9 @@ def _beside_baselines(
 ) -> Results:
     """The scores of a system beside the baselines, with verdicts, as those of a run."""
     unknown = not _are_known(pairs)
-    split = SplitSummary(by="patient", unknown_patients=unknown, consequences=system.doubts)
+    # who was in a packed model's training is known by files alone
+    by = "known files" if any(model.packed for model in system.models) else "patient"
+    split = SplitSummary(by=by, unknown_patients=unknown, consequences=system.doubts)
     results = Results(split=split)
     for one in scored:
         lines = one.table[one.table.system.isin([system.name, INPUT, MAP])]

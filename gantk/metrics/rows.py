@@ -105,8 +105,9 @@ def score_rows(results: Results) -> list[Row]:
 
 
 def _row(results: Results, key: str, metric: str, score: Score) -> Row:
-    verdict = results.verdict_of(key, metric)
     rival = results.rival(key, metric)
+    # old runs have verdicts beside the truth, whose scores are removed
+    verdict = results.verdict_of(key, metric) if rival else Verdict()
     best = verdict.best_baseline
     ceiling = results.baseline(CEILING, key).get(metric, Score())
     name = short_metric_name(metric)
@@ -189,11 +190,13 @@ def result_sentence(results: Results, *, unseen: bool = True) -> str:
 
 def _without_verdicts(results: Results) -> Iterator[str]:
     """Yield what scores show that are compared with no baseline: the results of metrics in words."""
+    made = {case.made for case in results.cases.values()}
     for row in returned_rows(results):
         score = results.metrics[row.key][row.metric]
         if "result" in score.details:
             yield f"{row.direction}: {score.details['result']}"
-        if row.metric in WITH_MASKS:
+        # of a model that makes several contrasts, each from others, a mean over all says little of one
+        if row.metric in WITH_MASKS and len(made) < 2:
             metric = WITH_MASKS[row.metric].load()
             said = metric.result(score, f"{row.value} {row.interval}")
             yield f"{row.direction} {said}" if said else ""
@@ -409,6 +412,8 @@ def _tested_on(results: Results, unseen: bool) -> str:
     if unseen:
         return f"On {_counts(patients, 'unseen patient')},"
     whose = _counts(patients, "patient")
+    if split.by == "known files":
+        return f"On {whose} not known from its training,"
     warning = " (see the warning)" if split.consequences else ""
     return f"On {images} of {whose}{warning},"
 

@@ -358,12 +358,16 @@ class Results(Table):
         return scores.get(key) or scores.get(key.removesuffix("_post")) or {}
 
     def drop_baselines(self, key: str) -> None:
-        """Remove the baselines of a direction that has none to be compared with, and their lines."""
-        for scores in self.baselines.values():
-            scores.pop(key, None)
-        self.verdict.pop(key, None)
+        """Remove the baselines of a direction that has none to be compared with, also of its post-steps,
+        and their lines.
+        """
+        keys = key, f"{key}_post"
+        for each in keys:
+            self.verdict.pop(each, None)
+            for scores in self.baselines.values():
+                scores.pop(each, None)
         self._lines = [
-            lines[(lines["system"] == "model") | (lines["direction"] != key)]
+            lines[(lines["system"] == "model") | ~lines["direction"].isin(keys)]
             for lines in self._lines
         ]
 

@@ -5,6 +5,7 @@ rest as drawn.
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,12 @@ import torch
 from torch import nn
 
 from gantk.data.dataset import Data
-from gantk.errors import UserError, count_noun, join_first
+from gantk.errors import UserError, argument, count_noun, join_first
 from gantk.files import sha256_of
 from gantk.machine.runtime import Runtime
 from gantk.method import Method
 from gantk.nets.pretrained import read_state
+from gantk.recipe.load import all_recipes
 from gantk.runs import checkpoint, trained
 from gantk.runs.folder import RunFolder
 from gantk.runs.models import find_model, split_of
@@ -89,11 +91,13 @@ def start_from(name: str, method: Method, data: Data) -> Start:
         else:
             what += f"the file has '{next(iter(saved))}', the networks have '{next(iter(wanted))}'"
 
-        raise UserError(
-            what,
-            where=WHERE,
-            remedy="use the [method] table of the recipe that these weights were trained with",
-        )
+        remedy = "use the [method] table of the recipe that these weights were trained with"
+        recipe = name if name in all_recipes() else place.parent.parent / "recipe.toml"
+        if meta is not None:
+            remedy += (
+                f": gantk run {argument(recipe)} --data SCANS --set train.start={argument(name)}"
+            )
+        raise UserError(what, where=WHERE, remedy=remedy)
 
     not_finite = [key for key, tensor in copied.items() if not tensor.isfinite().all()]
     if not_finite:
@@ -211,7 +215,8 @@ def _differences(meta: Meta, data: Data) -> list[str]:
             f" recipe has {' and '.join(names)}; the order matters"
         )
 
-    for letter, new in data.intensity_state().items():
+    for letter, fitted in data.intensity_state().items():
+        new = json.loads(json.dumps(fitted))  # tuples are lists, as in meta.json
         state = meta.intensity.get(letter)
         old = state.dump() if state else new
         other = []
