@@ -109,6 +109,10 @@ def _row(results: Results, key: str, metric: str, score: Score) -> Row:
     # old runs have verdicts beside the truth, whose scores are removed
     verdict = results.verdict_of(key, metric) if rival else Verdict()
     best = verdict.best_baseline
+    beside = rival
+    if not best and score.higher_is_better is None:  # the baseline of the direction's first score
+        best = results.verdict_of(key, next(iter(results.metrics[key]))).best_baseline
+        beside = results.baseline(best, key).get(metric)
     ceiling = results.baseline(CEILING, key).get(metric, Score())
     name = short_metric_name(metric)
     plain_name, explanation = metric_words(metric)
@@ -130,7 +134,7 @@ def _row(results: Results, key: str, metric: str, score: Score) -> Row:
         score.text(places),
         score.interval(places),
         score.sample() or NO_VALUE,
-        rival.text(places) if rival else NO_VALUE,
+        beside.text(places) if beside else NO_VALUE,
         baseline_words(best, results.baseline_steps) if best else "",
         tone_of(verdict),
         SHORT_WORDS[tone_of(verdict)],
