@@ -383,8 +383,11 @@ class ScoredScale:
         if self.unit:
             return made
         real = image_of(pair[self.to])
-        own = Scales(pipeline.frame, pipeline.target, pipeline.target).own_scale(real.pixels)
-        return self._seen(own.inverse(of_all_scans(pipeline.target).forward(made)), real)
+        target = pipeline.target
+        own = Scales(pipeline.frame, target, target).own_scale(real.pixels)
+        if self.mapping[self.to].per == "volume":
+            own = target.for_scan(target.measure(real.pixels))
+        return self._seen(own.inverse(of_all_scans(target).forward(made)), real)
 
     def of_network(self, seen: np.ndarray) -> np.ndarray:
         """An image from black at -1 to white at 1, as it is scored."""

@@ -35,7 +35,8 @@ def run(tmp_path_factory):
     from tiny import TINY
 
     folder = tmp_path_factory.mktemp("other")
-    data = TINY["data"] | {"source": "nifti", "size": [16, 16]}
+    intensity = {"name": "percentile", "low": 5.0, "high": 99.9}
+    data = TINY["data"] | {"source": "nifti", "size": [16, 16], "intensity": intensity}
     train = TINY["train"] | {"steps": 1}
     recipe = TINY | {"data": data, "train": train}
     write_toml(folder / "recipe.toml", recipe)
@@ -285,10 +286,15 @@ def test_slices_next_to_trained_ones_are_left_out(tmp_path, gantk):
     assert "or which it left out" in said
 
 
-def own_range(path):
-    """From black to white of a scan."""
-    black, white = np.percentile(read(path).pixels, (5, 99.9))
-    return white - black
+def errors_of_file(made, true, model, letter="b"):
+    """The errors of a file, from black at 0 to white at 1: of the truth, and of the model's training."""
+    meta = read_json(next(model.glob("checkpoints/*/meta.json")))
+    ends = meta["intensity"][letter]["fitted"][:2], np.percentile(read(true).pixels, (5, 99.9))
+    shown = [
+        (read(path).pixels - black) / (white - black)
+        for path, (black, white) in zip((made, true), ends, strict=True)
+    ]
+    return shown[0] - shown[1]
 
 
 def mean_of_files(folder, data, models):
@@ -297,8 +303,7 @@ def mean_of_files(folder, data, models):
     for patient, model in models.items():
         made, true = folder / f"made-{patient}.nii", data / patient / "T2.nii"
         gantk.translate(model, data / patient / "T1.nii", made)
-        error = read(made).pixels - read(true).pixels
-        values.append(10 * np.log10(own_range(true) ** 2 / np.square(error).mean()))
+        values.append(-10 * np.log10(np.square(errors_of_file(made, true, model)).mean()))
     return np.mean(values)
 
 
@@ -473,8 +478,7 @@ def test_comparison_scores_lesions_and_the_input(masks, run, tmp_path):
     for patient in data.iterdir():
         made = tmp_path / f"made-{patient.name}.nii"
         gantk.translate(other, patient / "T1.nii", made)
-        errors = np.abs(read(made).pixels - read(patient / "T2.nii").pixels)
-        errors *= 2 / own_range(patient / "T2.nii")
+        errors = 2 * np.abs(errors_of_file(made, patient / "T2.nii", other))
         in_lesions.append(errors[read(patient / "seg.nii").pixels > 0].mean())
         whole.append(errors.mean())
     assert values[other.name, "mae_lesion"] == pytest.approx(np.mean(in_lesions), rel=1e-3)
@@ -562,8 +566,11 @@ def test_hounsfield_units_are_compared_as_they_are(run, tmp_path):
         for patient in other.iterdir():
             made = tmp_path / f"made-{kind}-{patient.name}.nii"
             gantk.translate(models[0], patient / f"{source}.nii", made, to=kind)
-            error = np.abs(read(made).pixels - read(patient / f"{kind}.nii").pixels).mean()
-            errors.append(error * (1 if kind == "CT" else 2 / own_range(patient / f"{kind}.nii")))
+            true = patient / f"{kind}.nii"
+            if kind == "CT":
+                errors.append(np.abs(read(made).pixels - read(true).pixels).mean())
+            else:
+                errors.append(2 * np.abs(errors_of_file(made, true, models[0], "a")).mean())
         assert values[f"{source} -> {kind}", "mae"] == pytest.approx(np.mean(errors), rel=1e-3)
 
 
@@ -609,12 +616,16 @@ def test_models_are_compared_on_the_records_of_a_source(dims, tmp_path, add_plug
 
     assert {test.n for test in found.tests} == {4}
     translate = gantk.load(models[0]).translate
+    meta = read_json(next(models[0].glob("checkpoints/*/meta.json")))
     values = []
     for path in (tmp_path / "other").glob("*.npz"):
         images = np.load(path)
-        error = translate(images["T1"], to="T2") - images["T2"]
-        black, white = np.percentile(images["T2"], (5, 99.9))
-        values.append(10 * np.log10((white - black) ** 2 / np.square(error).mean()))
+        true = images["T2"]
+        low, high, *_ = meta["intensity"]["b"]["fitted"]
+        made = (translate(images["T1"], to="T2") - low) / (high - low) * np.ptp(true) + true.min()
+        black, white = np.percentile(true, (5, 99.9))
+        error = (made - true) / (white - black)
+        values.append(-10 * np.log10(np.square(error).mean()))
     own = psnr_of(found.scores.to_dict("records"), found.scores.system[0])
     assert np.mean(own) == pytest.approx(np.mean(values), abs=0.01)
 
