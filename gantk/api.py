@@ -211,13 +211,18 @@ def _say_end(parts: Parts, folder: RunFolder, longer: bool, say: Say) -> None:
     """Say what a finished run has used, and what can be done with it: scores of whole files, which
     networks see resized; a `longer` training, where that may help.
     """
+    from gantk.data.preparation import patients_of
     from gantk.terminal import duration, say_next
 
     run = argument(folder.path)
-    path = parts.model.data.source.table().get("path")
-    tested = [pair["b"].file for pair in parts.data.pairs("test")]
-    if path and any(file and len(file.scans) == 1 for file in tested):
-        say_next(f"gantk eval {run} --data {argument(path)}   # whole files", say)
+    data = parts.model.data
+    path = data.source.table().get("path")
+    tested = [pair["b"] for pair in parts.data.pairs("test")]
+    others = {record.subject for record in tested} - patients_of(parts.data.training)
+    if path and others and any(each.file and len(each.file.scans) == 1 for each in tested):
+        size = " x ".join(map(str, data.size))
+        end = f"   # whole files; the scores above are at {size}"
+        say_next(f"gantk eval {run} --data {argument(path)}{end}", say)
     used = folder.usage()
     if used.seconds is not None:
         line = f"used     {duration(used.seconds)} of training"

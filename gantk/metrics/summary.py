@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -35,7 +35,7 @@ from gantk.metrics.rows import (
 )
 from gantk.metrics.table import table_of
 from gantk.metrics.verdict import Tone
-from gantk.runs.results import NO_VALUE, Results, Score
+from gantk.runs.results import NO_VALUE, Results
 from gantk.terminal import LINE_WIDTH, TextTable
 
 LABEL_WIDTH = 9
@@ -182,32 +182,22 @@ def with_label(label: str, text: str) -> str:
 def _remarks(results: Results) -> Iterator[str]:
     """Warnings of scores, alarms, and the scores of real images."""
     said: dict[tuple[str, str], list[str]] = defaultdict(list)  # label and text -> directions
-    for key, scores in results.metrics.items():
+    for key in results.metrics:
         title = title_of(key, results.domains)
-        for labelled in remarks(scores):
+        for labelled in remarks(results, key):
             said[labelled].append(title)
         if key in results.alarms:
             said["warning", results.alarms[key]].append(title)
-
-        known = list_scores(results.baselines.get(CEILING, {}).get(key, {}))
-        if known and key not in FROM_NOISE:  # whose sentence has them
-            passed = [
-                short_metric_name(name)
-                for name, ceiling in results.baseline(CEILING, key).items()
-                if name in scores and scores[name].is_better_than(ceiling)
-            ]
-            ends = "no model can be expected to do better"
-            if passed:
-                ends = f"so {join_words(passed)} cannot tell the model's images from real ones"
-            said["note", f"other real images reach {known}, {ends}"].append(title)
     for (label, text), titles in said.items():
         yield with_label(label, f"{join_words(titles)}: {text}")
 
 
-def remarks(scores: Mapping[str, Score]) -> Iterator[tuple[str, str]]:
-    """Yield what was not computed and why, and scores' own warnings and notes, one line for equal ones;
-    without those of the foreground, which equal those of the whole image.
+def remarks(results: Results, key: str) -> Iterator[tuple[str, str]]:
+    """Yield of a direction what was not computed and why, scores' own warnings and notes, one line for
+    equal ones, without those of the foreground, which equal those of the whole image; and what other
+    real images reach.
     """
+    scores = results.metrics[key]
     found = defaultdict(list)
     for metric, score in scores.items():
         if metric.endswith(FOREGROUND):
@@ -222,3 +212,16 @@ def remarks(scores: Mapping[str, Score]) -> Iterator[tuple[str, str]]:
 
     for (label, text), names in found.items():
         yield label, f"{', '.join(names)}: {text}"
+
+    ceilings = results.baseline(CEILING, key)
+    known = list_scores(ceilings)
+    if known and key not in FROM_NOISE:  # whose sentence has them
+        passed = [
+            short_metric_name(name)
+            for name, ceiling in ceilings.items()
+            if name in scores and scores[name].is_better_than(ceiling)
+        ]
+        ends = "no model can be expected to do better"
+        if passed:
+            ends = f"so {join_words(passed)} cannot tell the model's images from real ones"
+        yield "note", f"other real images reach {known}, {ends}"

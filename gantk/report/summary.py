@@ -77,7 +77,7 @@ def score_tables(run: RunRecord) -> list[ScoreTable]:
                 label=run.label(key),
                 sample="; some scores of ".join(dict.fromkeys(samples)),
                 rows=[row for row in rows if row.key == key],
-                remarks=[*remarks(scores)],
+                remarks=[*remarks(run.results, key)],
                 figures=figures_beside(system, key, scores),
                 published=figures_note(system),
             )

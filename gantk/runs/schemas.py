@@ -231,6 +231,7 @@ class RecipeData(Table):
 
     domains: list[str] = []
     plane: str = ""
+    size: list[int] = []
     source: RecipePart = Field(default_factory=RecipePart)
     split: RecipeSplit = Field(default_factory=RecipeSplit)
 
