@@ -340,7 +340,11 @@ def _tested_pairs(
     tested = [pair for pair in pairs if _patient(pair) not in known]
     if not tested:
         what = f"'{data}' has no pair of a patient on whom none of the models was trained"
-        raise UserError(what, where="--data", remedy="name scans of other patients")
+        raise UserError(
+            what,
+            where="--data",
+            remedy="name scans of other patients; `gantk eval RUN` scores what a run held out",
+        )
     patients = patients_of(pair["a"] for pair in tested)
     whose = count_noun(patients, "patient") if _are_known(tested) else "unknown patients"
     say(f"data     tested: {count_noun(tested, 'pair')} of {whose}")

@@ -89,6 +89,8 @@ class TrainingWork(Work):
         self._score = f"validation {name} at step {self.done:g}: {', '.join(texts)}"
         self._validated = self.done
         self.show(now=True)
+        if not self.on_terminal:  # said once, where each line stays
+            self._score = ""
 
     def write(self, *lines: str) -> None:
         """Say lines; one that cannot be written is the last, and ends the training."""
