@@ -39,8 +39,7 @@ BASELINES = {
     ),
     "intensity_map": (
         "a simple intensity map",
-        "Each gray value of the input becomes the mean one that it has in other registered pairs,"
-        " which an unpaired method never sees.",
+        "Each gray value of the input becomes the mean one that it has in other registered pairs.",
     ),
     "real_split": (
         "other real images",

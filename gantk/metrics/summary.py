@@ -86,7 +86,8 @@ def summary_lines(results: Results, said: Collection[str] = ()) -> Iterator[str]
 
     rows = returned_rows(results)
     with_foreground = {row.metric + FOREGROUND for row in rows}
-    rows = [row for row in rows if row.metric not in with_foreground]  # the report has all
+    # of the foreground those that the sentence names; the report has all
+    rows = [row for row in rows if row.metric not in with_foreground or row.tone == "bad"]
     yield from _table(rows)
     yield from _baselines(results, {row.baseline_name for row in rows if row.tone})
     without_pairs = pairs_sentence(results)
