@@ -406,6 +406,9 @@ def _training_lines(seen: Scans, steps: int, why: str) -> Lines:
     if seen.is_masked:
         why = "background of the input stays background in the result"
         lines["translate.masked"] = (True, why)
+    if "ct" in seen.kinds and len({*seen.kinds}) > 1:
+        why = "fine detail of MR is not that of CT; with it PSNR is 0.1 to 0.2 dB lower"
+        lines["translate.detail"] = ("none", why)
     if seen.is_stripped:
         lines["translate.stripped"] = (True, "warn of heads with skull")
     return lines
