@@ -86,8 +86,8 @@ class Pipeline(Scales):
         mapping, result_scale = self.scales(image)
         prepare = self.preparation(mapping, result_scale)
         # before there are results: finding it takes as much memory as one
-        outside = torch.from_numpy(masked_out(image.pixels)) if self.frame.masked else None
-        levels = corner_levels(image.pixels)
+        levels = corner_levels(image.pixels) if self.frame.masked else None
+        outside = None if levels is None else torch.from_numpy(masked_out(image.pixels))
         results = _Passage(self, image, network, count, prepare, pixels).results()
         for result in results:
             if outside is not None and levels is not None:

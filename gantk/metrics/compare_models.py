@@ -22,7 +22,7 @@ from gantk.catalog.contrasts import contrast_names
 from gantk.data.check.pairs import measure_pairs, pairs_that_do_not_fit
 from gantk.data.dataset import layouts_in_words, masks_in_words, source_and_records
 from gantk.data.description import NO_COMPARISON
-from gantk.data.intensity import AIR_SHARE, Percentile, usual_scale
+from gantk.data.intensity import AIR_SHARE, IntensityMapping, Percentile, usual_scale
 from gantk.data.preparation import Pair, Record, patients_of
 from gantk.data.recipe_data import with_test_data, without_training
 from gantk.data.sources.pairing import complete_pairs
@@ -310,8 +310,8 @@ class ComparedModels:
             (made,) = model(image, frame.target, TranslateOptions(label=label))
             pipeline = model.pipelines[model.domain(frame.target)]
             _, in_units = pipeline.in_training_units(image)
-            made = resample_onto(replace(made, pixels=in_units(made.pixels)), image_of(pair[to]))
-            yield pair, scale.of_model(made.pixels, pair, pipeline)
+            made = replace(made, pixels=in_units(made.pixels))
+            yield pair, scale.of_model(made, pair, pipeline)
 
 
 def _systems_of(models: Mapping[str, Model], pairs: Sequence[Pair]) -> list[ComparedModels]:
@@ -364,34 +364,33 @@ class ScoredScale:
         self.to = to
         pipeline = first.pipelines[to]
         self.frame = pipeline.frame
-        self.unit = ""  # of values as they are
-        self.mapping: dict[str, Any] = {}  # by domain
-        ends = {OTHER[to]: (self.frame.source, pipeline.source)}
-        ends[to] = self.frame.target, pipeline.target
-        for letter, (domain, learnt) in ends.items():
-            records = [pair[letter] for pair in pairs]
-            self.unit = "labels" if learnt.nearest else ""
-            if in_hounsfield(domain, records, [learnt]):
-                self.unit = "HU"
-            self.mapping[letter] = learnt if self.unit else _usual_scale_of(records)
+        sources, truths = ([pair[letter] for pair in pairs] for letter in (OTHER[to], to))
+        self.unit = _unit_of(self.frame.target, pipeline.target, truths)
+        unit_of_sources = _unit_of(self.frame.source, pipeline.source, sources)
+        self.mapping = {
+            to: pipeline.target if self.unit else _usual_scale_of(truths),
+            OTHER[to]: pipeline.source if unit_of_sources else _usual_scale_of(sources),
+        }
 
     def truth(self, pair: Pair) -> Image:
         """The true image of a pair, as it is scored."""
         real = image_of(pair[self.to])
-        return real if self.unit else replace(real, pixels=self._seen(real.pixels, real))
+        return real if self.unit else replace(real, pixels=self._to_network(real.pixels, real))
 
-    def of_model(self, made: np.ndarray, pair: Pair, pipeline: Pipeline) -> np.ndarray:
-        """An image of a model, in its training units, as it is scored: black and white, by the rule of
-        the model, become those of the truth.
+    def of_model(self, made: Image, pair: Pair, pipeline: Pipeline) -> np.ndarray:
+        """An image of a model, in its training units, as it is scored, on the grid of the truth: black
+        and white, by the rule of the model, become those of the truth.
         """
-        if self.unit:
-            return made
         real = image_of(pair[self.to])
+        pixels = resample_onto(made, real).pixels
+        if self.unit:
+            return pixels
         target = pipeline.target
-        own = Scales(pipeline.frame, target, target).own_scale(real.pixels)
         if self.mapping[self.to].per == "volume":
             own = target.for_scan(target.measure(real.pixels))
-        return self._seen(own.inverse(of_all_scans(target).forward(made)), real)
+        else:
+            own = Scales(pipeline.frame, target, target).own_scale(real.pixels)
+        return self._to_network(own.inverse(of_all_scans(target).forward(pixels)), real)
 
     def of_network(self, seen: np.ndarray) -> np.ndarray:
         """An image from black at -1 to white at 1, as it is scored."""
@@ -404,9 +403,16 @@ class ScoredScale:
         seen = self.mapping[letter].of(image.pixels).forward(image.pixels)
         return in_channels(seen, real.channels)
 
-    def _seen(self, gray: np.ndarray, real: Image) -> np.ndarray:
-        """Gray values of a true image as network intensities."""
+    def _to_network(self, gray: np.ndarray, real: Image) -> np.ndarray:
+        """Convert gray values of a true image to network intensities."""
         return self.mapping[self.to].of(real.pixels).forward(gray)
+
+
+def _unit_of(domain: str, learnt: IntensityMapping, records: Sequence[Record]) -> str:
+    """The unit of images that are scored as they are; "" of those without any."""
+    if in_hounsfield(domain, records, [learnt]):
+        return "HU"
+    return "labels" if learnt.nearest else ""
 
 
 def _usual_scale_of(records: Sequence[Record]) -> Percentile:
@@ -535,27 +541,21 @@ def _say_compared(
     for sentence in compared.sentences:
         say(with_label("result", sentence))
     first = next(iter(results.values()))
-    systems = [*(own.metrics for own in results.values()), *first.baselines.values()]
-    rows = []
-    for direction, metrics in first.metrics.items():
-        for metric, about in metrics.items():
-            of_systems = [scores[direction][metric] for scores in systems]
-            values = [number_text(score.value, score.decimals) for score in of_systems]
-            # fewer than of the first score, as where lesions are not seen
-            n = f"n = {about.n}" if about.n != next(iter(metrics.values())).n else ""
-            name = ", ".join(filter(None, (short_metric_name(metric), unit_words(about.unit), n)))
-            rows.append((direction, name, *values))
-    titles = [*results, *map(baseline_words, first.baselines)]
-    say(TextTable(("direction", "score", *titles), rows))
+    say(_table_of_scores(results, first))
     if MAP in first.baselines:
         say(with_label("note", ": ".join(BASELINES[MAP])))
-    tests = []
-    for test in compared.tests:
-        primary = next(iter(first.metrics[test.label]))
-        if test.score.startswith(primary):
-            score = short_metric_name(test.score)
-            p = f"{test.corrected_p:.2g}"
-            tests.append((test.label, score, test.one, test.other, gain_text(test, units), p))
+    tests = [
+        (
+            test.label,
+            short_metric_name(test.score),
+            test.one,
+            test.other,
+            gain_text(test, units),
+            f"{test.corrected_p:.2g}",
+        )
+        for test in compared.tests
+        if test.score.startswith(next(iter(first.metrics[test.label])))
+    ]
     if tests:
         heads = ("direction", "score", "model", "against", "better by", "p, corrected")
         say(TextTable(heads, tests))
@@ -569,6 +569,22 @@ def _say_compared(
         label = "warning" if result_tone(own) == "bad" else "result"
         say(with_label(label, sentences[-1]))
     return compared.sentences or sentences
+
+
+def _table_of_scores(results: Mapping[str, Results], first: Results) -> TextTable:
+    """All scores of the models and of the baselines, which are those of the `first` one."""
+    systems = [*(own.metrics for own in results.values()), *first.baselines.values()]
+    rows = []
+    for direction, metrics in first.metrics.items():
+        for metric, about in metrics.items():
+            of_systems = [scores[direction][metric] for scores in systems]
+            values = [number_text(score.value, score.decimals) for score in of_systems]
+            # fewer than of the first score, as where lesions are not seen
+            n = f"n = {about.n}" if about.n != next(iter(metrics.values())).n else ""
+            name = ", ".join(filter(None, (short_metric_name(metric), unit_words(about.unit), n)))
+            rows.append((direction, name, *values))
+    titles = [*results, *map(baseline_words, first.baselines)]
+    return TextTable(("direction", "score", *titles), rows)
 
 
 def _read_pairs(table: DataTable, method: type, say: Say) -> tuple[list[Pair], list[str]]:
