@@ -59,6 +59,7 @@ from gantk.metrics.names import (
     metric_words,
     name_systems,
     short_metric_name,
+    split_region,
     unit_words,
 )
 from gantk.metrics.pair_scores import add_scores, foreground
@@ -554,7 +555,7 @@ def _say_compared(
             f"{test.corrected_p:.2g}",
         )
         for test in compared.tests
-        if test.score.startswith(next(iter(first.metrics[test.label])))
+        if split_region(test.score)[0] == next(iter(first.metrics[test.label]))
     ]
     if tests:
         heads = ("direction", "score", "model", "against", "better by", "p, corrected")

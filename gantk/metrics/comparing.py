@@ -13,7 +13,7 @@ import pandas as pd
 
 from gantk.errors import UserError, count_noun
 from gantk.metrics.intervals import paired_test
-from gantk.metrics.names import join_words, short_metric_name
+from gantk.metrics.names import LESION, join_words, short_metric_name
 from gantk.metrics.verdict import deciding_p, verdict_words
 from gantk.runs.results import PairedTest, Results, Score, Verdict
 
@@ -205,7 +205,7 @@ def _sentence(tests: Sequence[SystemTest], units: Mapping[Any, str]) -> str:
         clause = verdict_words(test.verdict, test.other)
         if not is_many:
             by = f"{short_metric_name(test.score)} better by {gain_text(test, units)}"
-            lesion = (*test.place[:-1], f"{test.score}_lesion")
+            lesion = (*test.place[:-1], test.score + LESION)
             by += "".join(
                 f", in the lesion by {gain_text(each, units)}"
                 for each in both_ways
