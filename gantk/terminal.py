@@ -245,7 +245,7 @@ def say(line: str, stderr: bool = False) -> None:
     label, _, rest = printable(line).partition("  ")
     style = "bold red" if label in ("error", "warning") else "dim"
     rest = rest.strip()
-    if out.is_terminal and len(label) < 9 and label != "next":
+    if out.is_terminal and len(label) < 9 and label not in ("next", "or"):
         rest = re.sub(r"\n +", " ", rest)  # wrapped for a pipe
         rest = textwrap.fill(
             rest, max(out.width - 9, 20), break_long_words=False, break_on_hyphens=False

@@ -26,19 +26,7 @@ def needed_patients() -> int:
     return least_patients(USUAL_COMPARISONS)
 
 
-def lost_by_leaving_out(patients: int, left: int) -> str:
-    """What folds cannot tell from chance with the patients that are `left`, in words; "" where it is no
-    more than with all.
-    """
-    for needed, gain in (
-        (least_patients(), "any gain"),
-        (needed_patients(), "a gain in every score"),
-    ):
-        if left < needed <= patients:
-            return f" (then folds test {left} patients: {needed} are needed to tell {gain} from chance)"
-    return ""
-
-
 def needed_words() -> str:
-    """How many test patients gantk asks for, and what for, in words."""
-    return f"{needed_patients()} test patients are needed to tell a gain in every score from chance"
+    """How many test patients can tell a gain from chance, in words."""
+    one = least_patients()
+    return f"{one} can tell a gain in one score from chance, {needed_patients()} in every score"

@@ -71,7 +71,10 @@ def check_command(path, json_file, overwrite, verbose, **options) -> None:
         if notes and not verbose:
             console().print(styled(f"{count_noun(notes, 'note')}: --verbose prints them", "dim"))
         if is_usable:
-            say_next(_next_command(path, options["table"], options["layout"], options["set"]))
+            command = _next_command(path, options["table"], options["layout"], options["set"])
+            say_next(command)
+            for each in filter(None, (problem.setting for problem in problems)):
+                say(f"or       {command} --set {shlex.quote(each)}")
 
     write_json(json_file, result, overwrite)
     sys.exit(0 if is_usable else 1)

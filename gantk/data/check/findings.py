@@ -4,6 +4,7 @@ of all images and yields problems. Those of pairs are in `pairs`, those of a tra
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -92,7 +93,8 @@ KINDS: Mapping[str, tuple[str, str | None]] = {
 @dataclass
 class Problem:
     """A finding: its `kind`; `severity` (error, warning or note); `what` is wrong; the
-    names of the `files` concerned; and a `remedy`, if there is one.
+    names of the `files` concerned; a `remedy`, and a `setting` of a recipe that may be one, if there
+    are such.
     """
 
     kind: str
@@ -100,11 +102,14 @@ class Problem:
     what: str
     files: list[str]
     remedy: str | None
+    setting: str | None = None
 
     @property
     def line(self) -> str:
         """A line for the terminal: severity, what, and the remedy as a second sentence."""
         remedy = self.remedy or ""
+        if self.setting:
+            remedy += f": --set {shlex.quote(self.setting)}"
         sentences = [self.what, remedy[:1].upper() + remedy[1:].rstrip(".")]
         return f"{self.severity:<9}{'. '.join(filter(None, sentences))}"
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -17,7 +18,6 @@ from gantk.data.look import scale_to_unit
 from gantk.data.preparation import Pair, Record
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.spread import spread, spread_over_owners
-from gantk.data.test_size import lost_by_leaving_out
 from gantk.errors import count_noun, join_first
 from gantk.progress import track
 
@@ -322,13 +322,10 @@ def pairs_that_do_not_fit(fit: Fit | None, tested: Collection[str]) -> Iterator[
             " image matches its partner better than a neighbouring one, of how many comparisons"
             f" (chance 50 %, true pairs {MIN_LIKENESS_OF_PATIENT:.0%} or more). {learn}"
         )
-        patients = json.dumps([*fit.misfits])
-        lost = lost_by_leaving_out(fit.patients, fit.patients - len(fit.misfits))
-        remedy = (
-            "look at them; correct these patients, or leave them out:"
-            f" --set 'data.leave_out={patients}'{lost}"
-        )
-        yield problem("pairs", what, (), remedy)
+        left = f"{fit.patients - len(fit.misfits)} of {fit.patients} patients are left"
+        remedy = f"look at them; correct these patients, or leave them out ({left})"
+        setting = f"data.leave_out={json.dumps([*fit.misfits])}"
+        yield replace(problem("pairs", what, (), remedy), setting=setting)
     for why, words in DOUBTS.items():
         names = sorted(name for name, doubt in fit.doubted.items() if doubt == why)
         if names:

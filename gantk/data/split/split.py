@@ -21,7 +21,7 @@ from gantk.data.split.near_duplicates import (
     near_copies,
     read_fingerprints,
 )
-from gantk.data.test_size import needed_patients
+from gantk.data.test_size import needed_patients, needed_words
 from gantk.errors import UserError, count_noun, join_first
 from gantk.formats.files import natural
 from gantk.recipe.tables import SplitTable
@@ -481,8 +481,7 @@ def few_test_patients(splits: Mapping[str, Sequence[Record]]) -> str:
     patients = patients_of(paired or tested)
     if not patients or len(patients) >= needed_patients():
         return ""
-    few = f"{count_noun(patients, 'test patient')} cannot tell a gain in every score from chance"
-    return f"{few}: {needed_patients()} are needed"
+    return f"{count_noun(patients, 'test patient')}: {needed_words()}"
 
 
 def consequences(
