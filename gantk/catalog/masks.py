@@ -39,10 +39,13 @@ def mask_word(images: Sequence[str], words: ContrastWords) -> tuple[str, list[st
     """
     others = [image for image in images if words.said(image)]
     masks = [Path(image) for image in images if not words.said(image)]
-    for word in words_of(stem_of(masks[0])) if masks else ():
-        if masks_named([*map(Path, images)], Path(), word) == masks:
-            return word, others
-    return "", others
+    return word_of_masks(masks, [*map(Path, images)], Path()), others
+
+
+def word_of_masks(masks: Sequence[Path], images: Sequence[Path], root: Path) -> str:
+    """The word that names these masks among all images below `root`, and no others; "" without one."""
+    words = words_of(stem_of(masks[0])) if masks else []
+    return next((word for word in words if masks_named(images, root, word) == masks), "")
 
 
 def _is_mask(image: Path, root: Path, name: str) -> bool:

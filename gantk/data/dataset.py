@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gantk.catalog.contrasts import contrast_names
+from gantk.catalog.masks import word_of_masks
 from gantk.catalog.tables import weights_of
 from gantk.data.cache import Cache
 from gantk.data.check.inspect import Inspected, inspect_kept, scans_of
@@ -465,12 +466,25 @@ def masks_in_words(source: ImageSource, records: Iterable[Record]) -> str:
     masks = {file for record in records for file in record.mask_files}
     if masks:
         return f"{count_noun(masks, 'file')} used as masks of lesions"
+    word, example = unused_masks(source)
+    if not example:
+        return ""
+    if word:
+        return f"to score lesions, use '{example}' and others by --set data.source.mask={word}"
+    what = f"a word of their names, such as '{example}'"
+    return f"to score lesions, name them by --set data.source.mask=WORD, {what}"
+
+
+def unused_masks(source: ImageSource) -> tuple[str, str]:
+    """A word of the names of all masks, and of no other image, which nobody has named; and the name of
+    one. "" without either.
+    """
     for each in file_sources(source):
-        unused = [row.path.name for row in each.catalog.of_kind("mask")]
+        unused = [row.path for row in each.catalog.of_kind("mask")]
         if unused and getattr(each, "mask", None) == "":
-            example = f"a word of their names, such as '{unused[0]}'"
-            return f"to score lesions, name them by --set data.source.mask=WORD, {example}"
-    return ""
+            images = [row.path for row in each.catalog.rows]
+            return word_of_masks(unused, images, each.root), unused[0].name
+    return "", ""
 
 
 def doubts_of(source: ImageSource, table: DataTable) -> list[UserError]:

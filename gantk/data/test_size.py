@@ -29,4 +29,4 @@ def needed_patients() -> int:
 def needed_words() -> str:
     """How many test patients can tell a gain from chance, in words."""
     one = least_patients()
-    return f"{one} can tell a gain in one score from chance, {needed_patients()} in every score"
+    return f"it takes {one} to tell a gain in one score from chance, {needed_patients()} in every score"

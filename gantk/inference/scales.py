@@ -14,6 +14,7 @@ from gantk.errors import UserError
 from gantk.formats.image import Image
 from gantk.inference.frame import Frame
 
+MAX_OF_PICTURES = 255
 Conversion = Callable[[np.ndarray], np.ndarray]
 
 
@@ -86,15 +87,18 @@ class Scales:
         )
 
     def _has_usual_scale(self, pixels: np.ndarray) -> bool:
-        """Whether the 99.5th percentile of each channel is between half and twice the training
-        set's white.
+        """Whether the 99.5th percentile of each channel, of 8-bit pictures the brightest value, is
+        between half and twice the training set's white.
         """
+        values = self.frame.values.get("source", {})
+        are_pictures = values.get("whole") and values["high"] <= MAX_OF_PICTURES
+        percent = 100.0 if are_pictures else 99.5  # scans have a few far brighter values
         white = np.full((len(pixels), *[1] * self.frame.dims), self.source.range[1])
         expected = np.asarray(self.source.inverse(white)).flatten()
         for channel, usual in zip(pixels, expected, strict=True):
             if np.isnan(np.fmax.reduce(channel, axis=None)):  # a contrast that is missing
                 continue
-            top = np.nanpercentile(some_of(channel, MAX_HISTOGRAM_VALUES), 99.5)
+            top = np.nanpercentile(some_of(channel, MAX_HISTOGRAM_VALUES), percent)
             if not (usual > 0 and 0.5 <= top / usual <= 2.0):
                 return False
         return True

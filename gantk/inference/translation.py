@@ -480,9 +480,10 @@ class Translation:
         direction = ""
         if len(self.model.frames) > 1:
             direction = f", {self.frame.target} made of {self.frame.source}"
-        if self.frame.detail == "guided" and self.frame.fit != "crop":
-            size = " x ".join(map(str, self.frame.size))
-            direction += f"; detail finer than {size} pixels is the input's"
+        if self.frame.fit != "crop":
+            direction += f", by a network of {' x '.join(map(str, self.frame.size))} pixels"
+            if self.frame.detail == "guided":
+                direction += "; finer detail is the input's"
         if folder:
             line = f"written  {count_noun(written, 'file')} to {folder}{direction}"
             if done_before:

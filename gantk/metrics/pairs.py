@@ -286,8 +286,9 @@ class LesionContrast(PairMetric):
 
     @staticmethod
     def result(score: Score, figures: str) -> str:
-        """What a model does to lesions, in words, where it surely loses contrast; else ""."""
-        is_lost = score.ends and score.ends[1] < 1
+        """What a model does to lesions, in words, where it loses contrast in all likelihood; else ""."""
+        highest = score.ends[1] if score.ends else score.value
+        is_lost = highest is not None and highest < 1
         return f"keeps in lesions {figures} of their contrast, where 1 is all" if is_lost else ""
 
 

@@ -135,7 +135,7 @@ def _row(results: Results, key: str, metric: str, score: Score) -> Row:
         score.interval(places),
         score.sample() or NO_VALUE,
         beside.text(places) if beside else NO_VALUE,
-        baseline_words(best, results.baseline_steps) if best else "",
+        baseline_words(best, results.baseline_training) if best else "",
         tone_of(verdict),
         SHORT_WORDS[tone_of(verdict)],
         difference,
@@ -202,7 +202,7 @@ def _without_verdicts(results: Results) -> Iterator[str]:
         # of a model that makes several contrasts, each from others, a mean over all says little of one
         if row.metric in WITH_MASKS and len(made) < 2:
             metric = WITH_MASKS[row.metric].load()
-            said = metric.result(score, f"{row.value} {row.interval}")
+            said = metric.result(score, f"{row.value} {row.interval}".strip())
             yield f"{row.direction} {said}" if said else ""
 
 

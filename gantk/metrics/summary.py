@@ -147,7 +147,7 @@ def _baselines(results: Results, shown: Collection[str]) -> Iterator[str]:
     pairs.
     """
     scored = {
-        baseline: baseline_words(baseline, results.baseline_steps)
+        baseline: baseline_words(baseline, results.baseline_training)
         for baseline in results.baselines
         if baseline != CEILING
     }

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from gantk.data.masks import masked_out
-from gantk.data.preparation import Pair, Record
+from gantk.data.preparation import Pair, Record, patients_of
 from gantk.data.spread import spread
+from gantk.errors import count_noun
 from gantk.method import OTHER, direction_to
 from gantk.metrics.evaluate import SAMPLE_PASS, Scorer
 from gantk.metrics.names import short_metric_name
@@ -108,7 +109,10 @@ class Validation:
         of_all = ", the mean of all directions" if len(self.method.directions()) > 1 else ""
         if self.pairs:
             name = short_metric_name(self.curves.metrics[0].name)
-            return f"highest {name} on validation pairs{of_all}"
+            pairs = count_noun(self.pairs, "validation pair")
+            if patients := patients_of(pair["a"] for pair in self.pairs):
+                pairs += f" of {count_noun(patients, 'patient')}"
+            return f"highest {name} on {pairs}{of_all}"
         if not self.validates_sets:
             return "the newest, as too few images are held out for validation"
         if not self.method.directions():

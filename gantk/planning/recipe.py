@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from gantk.catalog.question import as_setting
 from gantk.data.check.findings import Problem
 from gantk.data.sources.pairing import too_many_alone
-from gantk.errors import UserError
+from gantk.errors import UserError, argument
 from gantk.formats.files import listed_once
 from gantk.lookup.options import options_help
 from gantk.lookup.reference import comments_of
@@ -384,7 +384,10 @@ def _training_lines(seen: Scans, steps: int, why: str) -> Lines:
         "train.optimizer": (ADAM, "the usual learning rate"),
         "train.schedule": ("linear", "the learning rate falls to 0 in the second half"),
         "train.ema": (0.995, "results use a moving average of the weights"),
-        "train.sample_every": (max(100, ceil(steps / 10)), "steps between sample pictures"),
+        "train.sample_every": (
+            min(steps, max(100, ceil(steps / 10))),
+            "steps between sample pictures",
+        ),
         "train.save_every": (max(100, ceil(steps / 5)), "steps between checkpoints"),
     }
     if steps < SHORT_TRAINING_STEPS:
@@ -428,6 +431,9 @@ def _text(seen: Scans, lines: Lines, hours: float) -> str:
         joined = " to ".join(seen.domains)
         both = "" if seen.suits_paired else "; methods with cycles train and score both directions"
         facts["to"] = f"{joined} is asked for{both}"
+    elif len(seen.domains) == 2 and seen.suits_paired:
+        first, last = map(argument, seen.domains)
+        facts["to"] = f"both directions; one alone, in half the time: --to {first} or --to {last}"
     method, why = lines["method.name"]
     facts["method"] = f"{method}: {why}"
     out = [f"# Made by `gantk plan` for a run of {duration(3600 * hours)}. It found:"]

@@ -206,7 +206,7 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> Mapping[str, object
         "folder": argument(folder),
         "oriented": shows_left_and_right(run),
         "baselines": [
-            (baseline_words(name, run.results.baseline_steps), meaning)
+            (baseline_words(name, run.results.baseline_training), meaning)
             for name, (_, meaning) in baselines().items()
             if name in run.results.baselines
         ],

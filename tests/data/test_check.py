@@ -189,7 +189,7 @@ def test_masks_of_the_head_and_outlines_are_told(tmp_path, percentile, hollow, k
             inside[5 : hollow + 5, 5 : hollow + 5] = False
         volume(tmp_path / subject / "seg.nii.gz", inside)
 
-    assert "--set data.source.mask=WORD" in check(tmp_path)["summary"]["masks"]
+    assert "--set data.source.mask=seg" in check(tmp_path)["summary"]["masks"]
     result = check(tmp_path, set=["data.source.mask=seg"])
 
     assert result["summary"]["masks"] == "4 files used as masks of lesions"

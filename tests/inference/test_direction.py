@@ -37,7 +37,7 @@ def test_a_picture_that_says_nothing_warns_of_its_direction(tiny_run, tmp_path):
     said = translate(tiny_run, path, tmp_path / "out.png")
 
     assert f"warning  nothing says whether '{path}' {UNSAID}" in said
-    assert "out.png, T2 made of T1;" in said
+    assert "out.png, T2 made of T1, by" in said
     assert "nothing says" not in translate(tiny_run, path, tmp_path / "to.png", to="T1")
     model = gantk.load(tiny_run, device="cpu")
     with pytest.warns(GantkWarning, match=re.escape(f"'{path}' {UNSAID}")):
@@ -64,7 +64,7 @@ def test_a_folder_of_one_contrast_takes_its_direction(folder, name, tiny_run, tm
 
     assert said.count("note     header or name say T2, so the model makes T1") == 1
     assert "warning  the header" not in said
-    assert "out, T1 made of T2;" in said
+    assert "out, T1 made of T2, by" in said
     model = gantk.load(tiny_run, device="cpu")
     expected = model.translate(paths[0], to="T1").pixels.round().clip(0, 255)
     made = sorted((tmp_path / "out").rglob("*.png"))
@@ -79,7 +79,7 @@ def test_a_folder_of_both_contrasts_keeps_the_usual_one(tiny_run, tmp_path):
     said = translate(tiny_run, tmp_path / "in", tmp_path / "out")
 
     assert "1 image not used (shows T2): 'p1_T2.png'" in said
-    assert "nothing says" not in said and "T2 made of T1;" in said
+    assert "nothing says" not in said and "T2 made of T1, by" in said
 
 
 @pytest.mark.parametrize(

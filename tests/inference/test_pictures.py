@@ -1,5 +1,6 @@
 """Pictures and normalised arrays have no units: their translations keep bit depth and brightness."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ import gantk
 import gantk as package
 from gantk.catalog.scan import is_generated
 from gantk.data.intensity import Percentile
+from gantk.data.look import values_of
 from gantk.errors import UserError
 from gantk.formats.files import read, write
 from gantk.formats.image import Image
@@ -96,6 +98,23 @@ def test_a_picture_is_judged_in_the_units_of_the_training(head):
     assert made.own_scale
     np.testing.assert_allclose(given_in_units(picture.pixels), given, atol=5)
     np.testing.assert_allclose(made_in_units(made.pixels), 4 * given, atol=20)
+
+
+def test_a_dark_slice_keeps_the_scale_of_the_others(head):
+    given = head[None].astype(np.float32)
+    scale = Percentile()
+    scale.fit([given])
+    values = values_of([given])
+    frame = model_of(None, size=head.shape).frames["b"]
+    frame = replace(frame, values={"source": values, "target": values})
+    model = OnePipeline(Pipeline(frame, scale, scale), lambda seen: seen)
+    top = np.rint(given / 4)  # of a head, where few voxels are as bright as elsewhere
+    top[0, :2, :2] = 230
+    picture = Image(top, dtype=np.dtype(np.uint8))
+    (made,) = model(picture)
+
+    assert not made.own_scale
+    np.testing.assert_allclose(made.pixels, top, atol=1)
 
 
 @pytest.mark.parametrize("name", ["T2", "t2", "b", "t2w", "T2W", "T2_W", "T2wi"])

@@ -91,9 +91,13 @@ def study() -> tuple:
 @pytest.mark.parametrize(
     ("kind", "pairs", "rule"),
     [
-        (Translates, True, "highest PSNR on validation pairs, the mean of all directions"),
+        (
+            Translates,
+            True,
+            "highest PSNR on 16 validation pairs of 4 patients, the mean of all directions",
+        ),
         (Translates, False, "look most like real ones (KID, the mean of all directions)"),
-        (Pairs, True, "highest PSNR on validation pairs"),
+        (Pairs, True, "highest PSNR on 16 validation pairs of 4 patients"),
     ],
 )
 def test_good_translations_win_over_all_that_are_none(study, kind, pairs, rule):

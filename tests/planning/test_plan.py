@@ -95,7 +95,7 @@ def test_few_patients_are_split_as_the_plan_says(patients, keys, sets, tmp_path,
     assert tomllib.loads(text)["data"]["split"] == keys | {"by": "patient"}
     assert sets in found
     assert f"split {found}; {sets.split()[-3]} test patient" in said
-    assert "6 can tell a gain in one score from chance, 10 in every score" in said
+    assert "it takes 6 to tell a gain in one score from chance, 10 in every score" in said
     assert f"; {min(5, patients)} folds test each patient once" in said
 
 

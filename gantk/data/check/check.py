@@ -26,6 +26,7 @@ from gantk.data.dataset import (
     expect_usable,
     layouts_in_words,
     masks_in_words,
+    unused_masks,
 )
 from gantk.data.preparation import Record, patients_of
 from gantk.data.sources.pairing import (
@@ -449,8 +450,16 @@ def result_of(found: Examination) -> dict[str, Any]:
         "split": split,
         "summary": summary | _summary_of_use(found, usage) if usage else summary,
         "problems": [asdict(each) for each in problems],
+        "settings": _proposed_settings(found),
         "files": files,
     }
+
+
+def _proposed_settings(found: Examination) -> list[str]:
+    """Settings that may help: to score lesions, and without patients whose pairs do not fit."""
+    settings = [each.setting for each in found.problems if each.setting]
+    word = unused_masks(found.usage.source)[0] if found.usage else ""
+    return [f"data.source.mask={word}", *settings] if word else settings
 
 
 def _summary_of_files(items: Sequence[Inspected]) -> dict[str, str]:
@@ -525,14 +534,8 @@ def _pairs_in_words(found: Examination, usage: Study) -> str:
 
 
 def _ct_pictures_in_words(items: Sequence[Inspected]) -> str:
-    """That 8-bit CT has no Hounsfield units, and whether most of it is clipped; "" without such."""
-    brightest = [
-        item.facts.get("brightest")
-        for item in items
-        if item.facts.get("dtype") == "uint8" and "ct" in map(usual_contrast, item.domains)
-    ]
-    if not brightest:
-        return ""
-    is_clipped = 2 * brightest.count("clipped") > len(brightest)
-    said = "; the brightest values are clipped" if is_clipped else ""
-    return f"of 8 bits, as pictures: no Hounsfield units{said}"
+    """That 8-bit CT has no Hounsfield units; "" without such."""
+    of_8_bits = (item for item in items if item.facts.get("dtype") == "uint8")
+    if any("ct" in map(usual_contrast, item.domains) for item in of_8_bits):
+        return "of 8 bits, as pictures: gray values and no Hounsfield units, also in generated CT"
+    return ""

@@ -73,7 +73,7 @@ def check_command(path, json_file, overwrite, verbose, **options) -> None:
         if is_usable:
             command = _next_command(path, options["table"], options["layout"], options["set"])
             say_next(command)
-            for each in filter(None, (problem.setting for problem in problems)):
+            for each in result["settings"]:
                 say(f"or       {command} --set {shlex.quote(each)}")
 
     write_json(json_file, result, overwrite)

@@ -319,7 +319,7 @@ def pairs_that_do_not_fit(fit: Fit | None, tested: Collection[str]) -> Iterator[
         what = (
             f"the pairs of {len(fit.misfits)} of {len(fit.of_patients)} measured patients may be badly"
             f" aligned or show other planes: {join_first(shown)}. In brackets: how often an"
-            " image matches its partner better than a neighbouring one, of how many comparisons"
+            " image matches its partner better than the slices beside it, of how many comparisons"
             f" (chance 50 %, true pairs {MIN_LIKENESS_OF_PATIENT:.0%} or more). {learn}"
         )
         left = f"{fit.patients - len(fit.misfits)} of {fit.patients} patients are left"
