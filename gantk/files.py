@@ -8,6 +8,7 @@ such files of ended processes.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -544,9 +545,14 @@ def writer_of(folder: Path) -> dict[str, Any]:
 
 
 def _exchange(new: Path, old: Path) -> None:
-    """Put a folder in the place of an old one, which is moved aside first: `sweep` moves it back after a
-    kill.
+    """Swap two folders, in one step where the system can; else the old one is moved aside first, and
+    `sweep` moves it back after a kill.
     """
+    with suppress(OSError, AttributeError):
+        here, names = -100, [os.fsencode(each) for each in (new, old)]
+        if ctypes.CDLL(None).renameat2(here, names[0], here, names[1], 2) == 0:
+            return
+
     aside = temporary_beside(old, ".was")
     os.rename(old, aside)
     os.rename(new, old)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -169,5 +170,5 @@ def _make_paths_absolute(tables: dict[str, Any], folder: Path) -> None:
     ):
         path = table.get(key)
         # what is no path is the name of a model
-        if isinstance(path, str) and path and (base / path).exists():
+        if isinstance(path, str) and path and os.path.exists(base / path):
             table[key] = str((base / path).absolute())

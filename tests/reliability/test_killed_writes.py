@@ -27,8 +27,9 @@ WAYS = {
     "uncertain .nii": (1, ("scan_uncertainty.nii",)),
     "bids": (1, ()),
     ".nii.gz": (1, ()),
-    ".nhdr": (1, ()),
-    ".mhd": (1, ("scan.mhd",)),  # its header tells how long the packed voxels are
+    # headers of packed voxels in a file of their own, which are not those of the header meanwhile
+    ".nhdr": (1, ("scan.nhdr",)),
+    ".mhd": (1, ("scan.mhd",)),
 }
 
 
