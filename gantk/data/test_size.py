@@ -1,4 +1,6 @@
-"""How many test patients it takes until a difference between scores can be significant."""
+"""How many test patients it takes until a difference between scores can be significant, and how folds
+test each patient once.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ SIGNIFICANCE = 0.05  # of p-values that are corrected for all comparisons
 # PSNR, SSIM and MAE, of the whole image and the foreground, in two directions, before and after
 # post-steps
 USUAL_COMPARISONS = 24
+MAX_FOLDS = 5
 
 
 def least_patients(comparisons: int = 1) -> int:
@@ -30,3 +33,15 @@ def needed_words() -> str:
     """How many test patients can tell a gain from chance, in words."""
     one = least_patients()
     return f"it takes {one} to tell a gain in one score from chance, {needed_patients()} in every score"
+
+
+def folds_of(patients: int) -> int:
+    """Into how many folds so many patients are divided."""
+    return min(MAX_FOLDS, patients)
+
+
+def folds_command(recipe: str, run: str, folds: int) -> str:
+    """The shell's line that trains a recipe once for each fold; both paths are quoted for it."""
+    numbers = " ".join(map(str, range(folds)))
+    fold = f"--set data.split.folds={folds} --set data.split.fold=$k"
+    return f"for k in {numbers}; do gantk run {recipe} {fold} --out {run}_fold$k || break; done"

@@ -87,6 +87,7 @@ def _say_runs(recipes: Sequence[Path], are_compared: bool, folds: int, hours: fl
     """Say how recipes are run, of methods that were asked for or of the one that was chosen, on each
     fold, and how the runs are compared.
     """
+    from gantk.data.test_size import folds_command
     from gantk.terminal import duration, say, say_next
 
     runs = [argument(f"runs/{each.stem}") for each in recipes]
@@ -96,14 +97,11 @@ def _say_runs(recipes: Sequence[Path], are_compared: bool, folds: int, hours: fl
         trainings = folds * len(recipes)
         total = f"{trainings} trainings, {duration(3600 * hours * trainings)} in all"
         say(f"folds    few patients: train {folds} times, to test each patient once ({total})")
-    numbers = " ".join(map(str, range(folds)))
-    fold = f"--set data.split.folds={folds} --set data.split.fold=$k"
     for each, run in zip(recipes, runs, strict=True):
-        command = f"gantk run {argument(each)}"
         if folds:
-            say_next(f"for k in {numbers}; do {command} {fold} --out {run}_fold$k || break; done")
+            say_next(folds_command(argument(each), run, folds))
         elif are_compared:
-            say_next(f"{command} --out {run}")
+            say_next(f"gantk run {argument(each)} --out {run}")
     if are_compared or folds:
         end = "_fold*" if folds else ""
         say_next(" ".join(["gantk report", *(run + end for run in runs)]))

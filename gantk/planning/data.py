@@ -12,7 +12,7 @@ from typing import Any
 from gantk.data.intensity import usual_scale
 from gantk.data.preparation import patients_of
 from gantk.data.split import SplitTable, few_test_patients, patients_who_lack, split_records
-from gantk.data.test_size import least_patients
+from gantk.data.test_size import folds_of, least_patients
 from gantk.errors import count_noun
 from gantk.method import domain_letters
 from gantk.planning.look import Scans
@@ -20,7 +20,6 @@ from gantk.plugin.loader import registry
 
 # dotted key of the recipe -> its value (None: only a comment is written), and the reason
 Lines = dict[str, tuple[Any, str]]
-MAX_FOLDS = 5
 
 
 def proposals(kind: str, *about: Any, **options: Any) -> Iterator[Any]:
@@ -139,7 +138,7 @@ def planned_split(seen: Scans) -> tuple[dict[str, Any] | None, str, int]:
         what = "runs of neighbouring slices" if are_slices else "single images"
         return values, f"{what} are held out, as {why}", 0
 
-    folds = min(MAX_FOLDS, patients)
+    folds = folds_of(patients)
     why = f"{folds} folds test each patient once"
     if patients < least_patients():
         values = {"folds": folds, "fold": 0, "validation": 0.0, "by": "patient"}

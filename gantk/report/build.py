@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from gantk.data.look import AIR_SHARE
 from gantk.data.split import held_out_patients
-from gantk.data.test_size import needed_words
+from gantk.data.test_size import folds_command, folds_of, needed_patients, needed_words
 from gantk.errors import argument, count_noun
 from gantk.files import write_file
 from gantk.metrics.names import baseline_words, baselines
@@ -204,6 +204,7 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> Mapping[str, object
         "marks": _marks(run),
         "split": _shown_split(run),
         "folder": argument(folder),
+        "folds": _folds_command(run, folder),
         "oriented": shows_left_and_right(run),
         "baselines": [
             (baseline_words(name, run.results.baseline_training), meaning)
@@ -218,6 +219,16 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> Mapping[str, object
             "charts": [each.data for charts in curves.values() for _, each in charts],
         },
     }
+
+
+def _folds_command(run: RunRecord, folder: Path) -> str:
+    """The trainings that test each patient once, where few patients were tested; else ""."""
+    owners = [run.images_of(name)[1] for name in ("train", "validation", "test")]
+    patients = len(set.union(*owners))
+    if run.recipe.data.split.folds or not 0 < len(owners[-1]) < needed_patients() or patients < 3:
+        return ""
+    recipe = argument(folder / "recipe.toml")
+    return folds_command(recipe, argument(folder), folds_of(patients))
 
 
 def shows_left_and_right(run: RunRecord) -> bool:
