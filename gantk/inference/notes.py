@@ -331,7 +331,7 @@ def _unlike_in_look(
     if ratio > 1:
         shown = math.ceil(100 * ratio) / 100  # above 1
         line = (
-            f"look: {shown:.2f} times as far from the training images as they are from each other"
+            f"look: {shown:.2f} times as unlike the training images as these are among themselves"
         )
         yield line, ratio > FAR_LOOK_RATIO
 

@@ -63,8 +63,8 @@ WITH_MASKS = {
             "lesion_contrast": (
                 "Lesion contrast",
                 "The lesion minus its surroundings (no holes of its mask), output over truth: 1 is kept,"
-                " 0 gone, below 0 inverted; of lesions that differ from them by half a standard"
-                " deviation of the tissue.",
+                " 0 gone, below 0 inverted. Lesions that hardly differ from their surroundings in the"
+                " truth are not counted.",
             )
         },
     )
