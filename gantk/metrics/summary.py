@@ -109,7 +109,6 @@ def _table(rows: Sequence[Row]) -> Iterator[str]:
         row.direction = "" if row.direction == above else row.direction
         _move_unit(row)
         row.name = row.name.replace(" in the ", " in ")
-        row.difference = f"{row.difference} {row.difference_interval}".rstrip()
         row.interval = row.interval or NO_VALUE
     if rows:
         cells = [tuple(getattr(row, column) for column in columns) for row in rows]
