@@ -189,7 +189,7 @@ def _finish(begun: Training, say: Say) -> Run:
 
         if main:
             say_safely(f"report   {_write_report(folder)}")
-            may_help = result_tone(scores.results) == "bad" and begun.choice.is_late
+            may_help = result_tone(scores.results) != "good" and begun.choice.is_late
             _say_end(parts, folder, may_help, say_safely)
 
         parts.runtime.wait()
@@ -229,16 +229,20 @@ def _say_end(parts: Parts, folder: RunFolder, longer: bool, say: Say) -> None:
         if used.peak_memory_gib:
             line += f", {used.peak_memory_gib:.1f} GiB of memory"
         say(line)
+    label = "next"
     if longer:
         train = parts.model.train
         length = f"steps={2 * train.steps}" if train.steps else f"epochs={2 * (train.epochs or 1)}"
         say_next(f"gantk run {run}/recipe.toml --set train.{length}", say)
-    elif parts.method.samples:
-        say_next(f"gantk sample {run} -n 64 --out images", say)
+        label = "or"
+    if parts.method.samples:
+        say(f"{label:<9}gantk sample {run} -n 64 --out images")
     elif parts.method.directions():
         has_two = len(parts.method.directions()) > 1
         to = f" --to {argument(parts.model.data.domains[-1])}" if has_two else ""
-        say_next(f"gantk translate {run} SCAN OUTPUT{to}", say)
+        unseen = (x for x in parts.data.splits["test"] if x.domain == "a" and len(x.files) == 1)
+        scan = next((argument(record.files[0]) for record in unseen), "SCAN")
+        say(f"{label:<9}gantk translate {run} {scan} OUTPUT{to}")
 
 
 @doing("writing the report")

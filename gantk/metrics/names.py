@@ -107,14 +107,14 @@ def baselines() -> dict[str, tuple[str, str]]:
     return BASELINES | registry().words("baseline")
 
 
-def baseline_words(name: str, training: str = "") -> str:
+def baseline_words(name: str, steps: int = 0) -> str:
     """`intensity_map` is a simple intensity map; a plugin's baseline without words keeps its name. Those
-    that are trained end with their training, where it is given: `... trained on pairs in 300 steps`.
+    that are trained end with their steps, where these are given: `... trained on pairs in 300 steps`.
     """
     words, _ = baselines().get(name, ("", ""))
     short = words or name.replace("_", " ")
-    if training and name in registry()["baseline"]:
-        return f"{short} trained on pairs in {training}"
+    if steps and name in registry()["baseline"]:
+        return f"{short} trained on pairs in {steps:,} steps"
     return short
 
 

@@ -135,7 +135,7 @@ def _row(results: Results, key: str, metric: str, score: Score) -> Row:
         score.interval(places),
         score.sample() or NO_VALUE,
         beside.text(places) if beside else NO_VALUE,
-        baseline_words(best, results.baseline_training) if best else "",
+        baseline_words(best, results.baseline_steps) if best else "",
         tone_of(verdict),
         SHORT_WORDS[tone_of(verdict)],
         difference,

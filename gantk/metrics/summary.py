@@ -146,7 +146,7 @@ def _baselines(results: Results, shown: Collection[str]) -> Iterator[str]:
     pairs.
     """
     scored = {
-        baseline: baseline_words(baseline, results.baseline_training)
+        baseline: baseline_words(baseline, results.baseline_steps)
         for baseline in results.baselines
         if baseline != CEILING
     }

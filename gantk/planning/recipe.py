@@ -33,7 +33,10 @@ NOISE_SIDES = (64, 128)  # of images from noise, whose networks need a power of 
 MAX_NATIVE_SIDE = 512  # pixels; larger images are resized
 USUAL_STEPS = 2400  # of a method that states none
 TIME_SHARE = 0.9  # of the time, for the start and all steps; the rest is for pictures and scores
-MIN_BASELINE_STEPS = 100  # each may take as long as a step of the training
+# of the baseline that is trained on pairs; each may take as long as one of the training
+MIN_BASELINE_STEPS = 100
+MAX_BASELINE_STEPS = 3000
+BASELINE_BATCH = 8
 # more steps gain little, unless they are fewer than MAX_EPOCHS epochs
 MAX_TIMES_USUAL_STEPS = 10
 MAX_EPOCHS = 1000
@@ -252,7 +255,8 @@ def _choose(
     step_s = 3600 * measured.hours / usual
     in_time = seconds / step_s
     if seen.fit and seen.fit.good:
-        in_time -= max(MIN_BASELINE_STEPS, in_time / 5)
+        share = _batch(seen) / (_batch(seen) + BASELINE_BATCH)
+        in_time -= _baseline_steps(int(in_time * share))
     enough = max(usual, MAX_EPOCHS * _image_count(seen) // _batch(seen))
     steps = int(min(MAX_TIMES_USUAL_STEPS * usual, enough, max(50, in_time)))
 
@@ -376,6 +380,11 @@ def _comments(shipped: Recipe, method: dict[str, Any], asked: str) -> dict[str, 
     return comments
 
 
+def _baseline_steps(steps: int) -> int:
+    """So many steps of a baseline, within what it needs."""
+    return min(MAX_BASELINE_STEPS, max(MIN_BASELINE_STEPS, steps))
+
+
 def _training_lines(seen: Scans, steps: int, why: str) -> Lines:
     """[train], [evaluate] and [translate]."""
     lines: Lines = {
@@ -403,8 +412,9 @@ def _training_lines(seen: Scans, steps: int, why: str) -> Lines:
         names, whys = zip(*proposed, strict=True)
         lines["evaluate.metrics"] = ([*names], f"no pairs are known: {', '.join(whys)}")
     elif seen.fit.good:
-        why = "steps of a small network without adversary, a baseline"
-        lines["evaluate.regression"] = (max(MIN_BASELINE_STEPS, steps // 4), why)
+        why = "steps of a small network without adversary, a baseline, on about as many images"
+        batch = lines["train.batch"][0]
+        lines["evaluate.regression"] = (_baseline_steps(steps * batch // BASELINE_BATCH), why)
         lines["evaluate.metrics"] = (["psnr", "ssim", "mae"], "compares with the truth")
     if seen.is_masked:
         why = "background of the input stays background in the result"

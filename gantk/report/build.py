@@ -207,7 +207,7 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> Mapping[str, object
         "folds": _folds_command(run, folder),
         "oriented": shows_left_and_right(run),
         "baselines": [
-            (baseline_words(name, run.results.baseline_training), meaning)
+            (baseline_words(name, run.results.baseline_steps), meaning)
             for name, (_, meaning) in baselines().items()
             if name in run.results.baselines
         ],

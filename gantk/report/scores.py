@@ -77,7 +77,7 @@ def summarise_systems(systems: Mapping[str, Results]) -> pd.DataFrame:
         rows.append(own[own.system == first].assign(system=name))
     summary = pd.concat(rows, ignore_index=True)[COLUMNS]
     names = {
-        baseline_words(rival, results.baseline_training): None
+        baseline_words(rival, results.baseline_steps): None
         for results in systems.values()
         for rival in results.baselines
         if rival != CEILING

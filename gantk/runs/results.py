@@ -344,14 +344,6 @@ class Results(Table):
     _lines: list[DataFrame] = PrivateAttr(default_factory=list)
 
     @property
-    def baseline_training(self) -> str:
-        """How long baselines were trained, in words; "" without any that are."""
-        if not self.baseline_steps:
-            return ""
-        share = f", {self.baseline_steps / self.step:.0%} of the model's" if self.step else ""
-        return f"{self.baseline_steps:,} steps{share}"
-
-    @property
     def lines(self) -> list[DataFrame]:
         """Tables of the scores of single images, which are stored in scores.csv; see
         `gantk.metrics.table`.

@@ -117,7 +117,7 @@ def facts_of(record: RunRecord) -> dict[str, str]:
         "software": ", ".join(f"{name} {each}" for name, each in versions.items() if each),
         "metrics": "; ".join(definitions),
         "baselines": ", ".join(
-            baseline_words(name, results.baseline_training) for name in results.baselines
+            baseline_words(name, results.baseline_steps) for name in results.baselines
         ),
         "statistics": "; ".join(_statistics(results)),
         "failures": "; ".join(dict.fromkeys(alarms)),

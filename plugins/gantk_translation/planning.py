@@ -59,6 +59,7 @@ def plan_unpaired(seen: Any, size: Sequence[int], *, hours: float, dims: int) ->
     if seen.examination.same_heads and not unmatched:
         pairs = (
             "as both domains seem to show the same heads, weak pairs make it nearly a paired one"
+            " (without them: --set method.pairs=none)"
         )
     reason = "; ".join(filter(None, [why, pairs]))
     return recipe, reason, changes | _contrast(seen) | _for_size(size)

@@ -5,6 +5,7 @@ survived.
 import csv
 import re
 import shutil
+from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
@@ -265,9 +266,19 @@ def test_pictures_of_the_same_heads_are_noticed(tmp_path, moved):
             continue
         first = 100 if record.domain == "b" else 10
         save_slice(tmp_path / CONTRAST[record.domain] / f"{first + number}.png", record.read()[0])
-    said = check(tmp_path, layout="contrasts_pictures")["summary"]["pairs"]
+    result = check(tmp_path, layout="contrasts_pictures", table=tmp_path / "pairs.csv")
+    said = result["summary"]["pairs"]
     assert said.startswith("none found")
     assert ("same heads" in said) != bool(moved)
+    rows = csv.DictReader((tmp_path / "pairs.csv").read_text().splitlines())
+    pairs = defaultdict(set)
+    for row in rows:
+        pairs[row["pair"]].add(int(Path(row["path"]).stem))
+    if moved:
+        assert [*pairs] == [""]
+    else:
+        right = [names for names in pairs.values() if max(names) - min(names) == 90]
+        assert len(right) > 20 and len(right) == len([name for name in pairs if name])
 
 
 def test_a_volume_that_is_mirrored_is_named(tmp_path):

@@ -128,7 +128,9 @@ def check(
         found = Examination(Path(path), rows, problems=[problem("layout", str(question))])
     result = result_of(found)
     if table is not None:
-        result["summary"]["table"] = write_table(Path(table), found.usage, found.rows)
+        result["summary"]["table"] = write_table(
+            Path(table), found.usage, found.rows, found.proposed_pairs
+        )
     return result
 
 
@@ -145,6 +147,8 @@ class Examination:
     problems: list[Problem] = field(default_factory=list)
     fit: Fit | None = None  # of the pairs
     same_heads: bool = False  # whether domains without pairs seem to show the same
+    # the pairs that these seem to be, by the id of a record
+    proposed_pairs: dict[tuple[str, str], str] = field(default_factory=dict)
 
 
 @Work("looking at the images")
@@ -229,7 +233,7 @@ def _examine_use(found: Examination, study: Study, every: bool) -> None:
     found.fit = measure_pairs(study.records)
     patients = [patients_of(x for x in study.records if x.domain == name) for name in study.letters]
     if len(patients) == 2 and not found.fit and not patients[0] & patients[1]:
-        found.same_heads = show_the_same(study.records)
+        found.same_heads, found.proposed_pairs = show_the_same(study.records)
 
 
 def _refusal(kind: str, step: Callable[..., None], *about: Any) -> list[Problem]:
@@ -516,8 +520,8 @@ def _pairs_in_words(found: Examination, usage: Study) -> str:
         return "none found on one grid: use --set data.source.onto=a"
     if found.same_heads:
         return (
-            "none found, but both domains seem to show the same heads: if they are pairs, name them"
-            " alike or write a table"
+            "none found, but both domains seem to show the same heads: `gantk data check SCANS --table"
+            " pairs.csv` writes likely pairs, to be checked"
         )
     if not pairs:
         return "none found"

@@ -23,6 +23,7 @@ from gantk.progress import track
 
 COMPARED_SIDE = 128  # side in pixels at which pairs are compared
 MAX_PAIRS = 48  # that are measured
+MAX_MATCHED = 100  # images of a domain whose partners are looked for
 MIN_PAIRS = 4  # for telling chance
 # pairs of one anatomy that a network can learn from, see `Fit`
 MIN_LIKENESS = 0.75
@@ -154,9 +155,10 @@ def measure_pairs(records: Sequence[Record]) -> Fit | None:
     )
 
 
-def show_the_same(records: Sequence[Record]) -> bool:
+def show_the_same(records: Sequence[Record]) -> tuple[bool, dict[tuple[str, str], str]]:
     """Whether images of two domains without pairs seem to show the same anatomy: most have a partner
-    that is the best for both, and fit it as registered pairs do.
+    that is the best for both, and fit it as registered pairs do. And these pairs, where all images
+    were compared: by the id of a record the name of its pair.
 
     | images                                    | gain         | best for both |
     |-------------------------------------------|--------------|---------------|
@@ -167,16 +169,23 @@ def show_the_same(records: Sequence[Record]) -> bool:
     for letter in "ab":
         own = [record for record in records if record.path and record.domain == letter]
         owners = [record.subject or record.key for record in own]
-        sides.append(spread_over_owners(own, owners, MAX_PAIRS))
+        sides.append(spread_over_owners(own, owners, MAX_MATCHED))
     if min(map(len, sides)) < MIN_PAIRS:
-        return False
+        return False, {}
     images, partners = (np.array([[_levels(record)] for record in side]) for side in sides)
     information = np.array([_information(image, partners) for image in images])
     best = information.argmax(axis=1)
     is_best_for_both = information.argmax(axis=0)[best] == np.arange(len(best))
     changed = np.array([*map(_information, images, map(_changes_of, partners[best]))])
     gain = np.median(changed[:, 0] / changed[:, 1:5].max(axis=1))
-    return bool(is_best_for_both.mean() > 0.5 and gain >= MIN_GAIN)
+    if is_best_for_both.mean() <= 0.5 or gain < MIN_GAIN:
+        return False, {}
+    names = {}
+    if sum(map(len, sides)) == sum(bool(record.path) for record in records):
+        for number in np.flatnonzero(is_best_for_both):
+            record, partner = sides[0][number], sides[1][best[number]]
+            names[record.id] = names[partner.id] = record.key
+    return True, names
 
 
 def _middles_of_parts(stacks: Sequence[Sequence[Pair]]) -> list[list[Pair]]:

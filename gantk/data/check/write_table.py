@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,15 +25,18 @@ def expect_table(table: Path, overwrite: bool) -> None:
     expect_file(table, "--table", overwrite=overwrite)
 
 
-def write_table(table: Path, usage: Study | None, said: Sequence[Row]) -> str:
-    """Write one row for each image, and return a sentence about the rows.
+def write_table(
+    table: Path, usage: Study | None, said: Sequence[Row], pairs: Mapping[tuple[str, str], str] = {}
+) -> str:
+    """Write one row for each image, and return a sentence about the rows. `pairs`: names of likely
+    pairs, by the id of a record.
 
     With a `usage` the table yields the same records; files that it does not use are left out by
     `none` in the column split. Without one, it has the rows `said`, which are what names and headers
     say.
     """
     if usage:
-        rows = [*_rows_in_use(usage), *_rows_left_out(usage)]
+        rows = [*_rows_in_use(usage, pairs), *_rows_left_out(usage)]
     else:
         rows = [
             replace(row, split="" if row.kind == "image" else LEFT_OUT, pair="", session="")
@@ -49,9 +52,10 @@ def write_table(table: Path, usage: Study | None, said: Sequence[Row]) -> str:
     trained = [row for row in rows if row.split != LEFT_OUT]
     domains = sum(not row.contrast for row in trained)
     patients = sum(not row.subject for row in trained)
+    likely = f"; {len(pairs) // 2} likely pairs by what they show, to be checked" if pairs else ""
     return (
         f"'{table}' has {count_noun(rows, 'row')}: {domains} without a domain, {patients} without a"
-        f" patient, {len(rows) - len(trained)} left out"
+        f" patient, {len(rows) - len(trained)} left out{likely}"
     )
 
 
@@ -69,7 +73,7 @@ def _rows_left_out(usage: Study) -> list[Row]:
     return [*rows.values()]
 
 
-def _rows_in_use(usage: Study) -> list[Row]:
+def _rows_in_use(usage: Study, pairs: Mapping[tuple[str, str], str]) -> list[Row]:
     """A row for each image that is used, in the order of the records."""
     complete = complete_pairs(usage.records)
     splits = any(record.split for record in usage.records)
@@ -82,7 +86,9 @@ def _rows_in_use(usage: Study) -> list[Row]:
             raise UserError(what, where="--table", allowed="one file, or series, for each image")
         row = record.file.row
         plane = record.key.removeprefix(record.scan_key) if record.scan_key else ""
-        is_paired = row.contrasts or record.pair in complete
+        name = "" if plane else pairs.get(record.id, "")
+        if row.contrasts or record.pair in complete:
+            name = (record.pair or "").removesuffix(plane)
         for contrast, scan in (row.contrasts or {known[record.domain]: row.scan}).items():
             if scan:
                 rows[contrast, scan, record.subject] = replace(
@@ -91,7 +97,7 @@ def _rows_in_use(usage: Study) -> list[Row]:
                     contrast=contrast,
                     subject=record.subject,
                     split=(record.split or "train") if splits else "",
-                    pair=(record.pair or "").removesuffix(plane) if is_paired else "",
+                    pair=name,
                 )
 
     return list(rows.values())

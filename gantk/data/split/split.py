@@ -197,7 +197,7 @@ def _draw(records: Sequence[Record], table: SplitTable, known: Known) -> tuple[S
     if folds:
         how = f"fold {table.fold} of {folds} (counted from 0), {how}"
 
-    how += _description(records, sets, by, table.gap)
+    how += _description(records, sets, by, table.gap, are_copies=bool(exact or near))
     if lacking:
         how += f"; trained on: {count_noun(lacking, 'patient')} without all contrasts"
     if not can_validate:
@@ -235,7 +235,12 @@ def _expect_every_domain(
 
 
 def _description(
-    records: Sequence[Record], sets: Mapping[str, list[Record]], by: str, gap: int
+    records: Sequence[Record],
+    sets: Mapping[str, list[Record]],
+    by: str,
+    gap: int,
+    *,
+    are_copies: bool = False,
 ) -> str:
     """How many patients and images are in each set, and how many images in none."""
     if by == "patient":
@@ -243,7 +248,9 @@ def _description(
         return f"{counts} ({', '.join(_counts_of_sets(sets))} images)"
 
     left_out = len(records) - sum(map(len, sets.values()))
-    beside = f"; {left_out} left out, as next to held-out images (data.split.gap = {gap}) or copies"
+    beside = f"; {left_out} left out, as next to held-out images (data.split.gap = {gap})"
+    if are_copies:
+        beside += " or copies"
     return _counts(sets) + (beside if left_out else "")
 
 
