@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from gantk.metrics.pairs import PairMetric, region_mean
 
@@ -15,7 +16,6 @@ THRESHOLD = 0.75  # correlation below which two patches disagree
 # cycles per pixel up to which patches must agree: the hallucination threshold
 FREQUENCY = 0.15
 FLOOR = 0.08  # standard deviation of the noise that is added to both, as a share of the range
-RESTS = 64  # images per batch, to limit the patches in memory
 
 
 class SFRC(PairMetric):
@@ -43,21 +43,18 @@ class SFRC(PairMetric):
         return f"{super()._method()}/{how}/floor={FLOOR:g}"
 
     def _score(self, output: Tensor, reference: Tensor, mask: Tensor | None) -> Tensor:
-        images = [planes(each).split(RESTS) for each in (output, reference)]
-        flagged = []
-        for made, real in zip(*images, strict=True):
-            first, second = ring_correlation(made, real, FLOOR * self.data_range).unbind(-1)
-            # of the curve between two rings, the least up to FREQUENCY is at an end
-            lowest = torch.minimum(first, first.lerp(second, FREQUENCY * PATCH - 1))
-            flagged.append((lowest < THRESHOLD).float())
-        counted = torch.cat(flagged)
+        floor = FLOOR * self.data_range
+        first, second = ring_correlations(planes(output), planes(reference), floor)
+        # of the curve between two rings, the least up to FREQUENCY is at an end
+        lowest = torch.minimum(first, first.lerp(second, FREQUENCY * PATCH - 1))
+        flagged = (lowest < THRESHOLD).float()
         shape = (len(output), 1, -1)
         if mask is not None:  # where the middle of a patch is
-            first = PATCH // 2
-            middles = planes(mask.float())[:, :1, first::STRIDE_PIXELS, first::STRIDE_PIXELS] > 0
-            rows, columns = counted.shape[1:]
+            first_middle = PATCH // 2
+            middles = planes(mask)[:, :1, first_middle::STRIDE_PIXELS, first_middle::STRIDE_PIXELS]
+            rows, columns = flagged.shape[1:]
             mask = middles[:, :, :rows, :columns].reshape(shape)
-        return region_mean(counted.reshape(shape), mask)
+        return region_mean(flagged.reshape(shape), mask)
 
 
 def planes(images: Tensor) -> Tensor:
@@ -65,35 +62,28 @@ def planes(images: Tensor) -> Tensor:
     return images if images.ndim == 4 else images.movedim(2, 1).flatten(0, 1)
 
 
-def ring_correlation(one: Tensor, other: Tensor, floor: float) -> Tensor:
+def ring_correlations(one: Tensor, other: Tensor, floor: float) -> list[Tensor]:
     """Fourier ring correlation of all patches (every 4 pixels) of images (N, C, H, W) at the rings 1
-    and 2, between which FREQUENCY is; (N, rows, columns, 2).
+    and 2, between which FREQUENCY is; (N, rows, columns) each.
 
     Channels are pooled. `floor` is the standard deviation of a noise that counts as common to both.
     """
-    hann = torch.hann_window(PATCH, periodic=False, device=one.device)
+    hann = torch.hann_window(PATCH, periodic=False)
     window = hann[:, None] * hann
-
-    def spectra(images: Tensor) -> Tensor:
-        patches = images.unfold(2, PATCH, STRIDE_PIXELS).unfold(3, PATCH, STRIDE_PIXELS)
-        centred = patches - patches.mean((-1, -2), keepdim=True)
-        return torch.fft.rfft2(centred * window)
-
-    rows = torch.fft.fftfreq(PATCH) * PATCH
-    columns = torch.fft.rfftfreq(PATCH) * PATCH
-    radius = (rows[:, None].square() + columns.square()).sqrt().round()
-    # rfft2 computes only half of the plane
-    twice = torch.where(columns == 0, 1.0, 2.0)
-    in_ring = radius == torch.tensor([1, 2])[:, None, None]
-    rings = (in_ring * twice).to(one.device)
-    noise = floor**2 * window.square().sum() * rings.sum((1, 2)) * one.shape[1]
-
-    def over_rings(power: Tensor) -> Tensor:
-        return torch.einsum("ncabij,rij->nabr", power, rings) + noise
-
-    a = spectra(one)
-    b = spectra(other)
-    common = over_rings((a * b.conj()).real)
-    product = over_rings(a.abs().square()) * over_rings(b.abs().square())
-    correlation = common / product.sqrt().clamp_min(1e-20)
-    return torch.where(product > 0, correlation, 1.0)
+    frequencies = torch.fft.fftfreq(PATCH) * PATCH
+    radius = torch.hypot(frequencies[:, None], frequencies).round()
+    spectra = torch.fft.fft2(torch.eye(PATCH**2).reshape(-1, PATCH, PATCH))
+    both = torch.stack([one, other])
+    correlations = []
+    for ring in (1, 2):
+        waves = torch.view_as_real(spectra[:, radius == ring]).flatten(1)
+        kernels = window * waves.T.reshape(-1, 1, PATCH, PATCH)
+        noise = floor**2 * kernels.square().sum().item() * one.shape[1]
+        # so that the mean of a patch does not count
+        kernels = kernels - kernels.mean((-1, -2), keepdim=True)
+        filtered = functional.conv2d(
+            both.flatten(0, 2)[:, None], kernels.to(both), stride=STRIDE_PIXELS
+        ).unflatten(0, both.shape[:3])
+        powers = torch.einsum("anckij,bnckij->abnij", filtered, filtered) + noise
+        correlations.append(powers[0, 1] / (powers[0, 0] * powers[1, 1]).sqrt())
+    return correlations
