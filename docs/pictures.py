@@ -381,7 +381,7 @@ def reader_study(work: Path) -> Image.Image:
     study = work / "study"
     if not (study / "key.csv").is_file():
         shutil.rmtree(study, ignore_errors=True)
-        words = ("--pairs", "8", "--seed", "1", "--out", study.name)
+        words = ("--pairs", "8", "--out", study.name)
         gantk(work, "study", "new", run.name, *words)
 
     with browser((study / "page.html").as_uri()) as page:

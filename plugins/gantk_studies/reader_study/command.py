@@ -48,18 +48,15 @@ def group() -> None:
 @click.option(
     "--pairs",
     type=click.IntRange(1, 999),
-    help="Number of questions. Default: 60, or all pairs if fewer.",
+    default=60,
+    show_default=True,
+    help="Number of questions; all pairs if there are fewer.",
 )
 @click.option(
     "--to", metavar="DOMAIN", help="Domain to judge. Default: the recipe's second domain."
 )
 @click.option("--split", type=SETS, default="test", show_default=True, help=SPLIT)
 @click.option("--out", metavar="DIR", help="Study folder. Default: RUN/study, or study.")
-@click.option(
-    "--seed",
-    type=click.IntRange(0),
-    help="Seed of the images and their order. Default: a secret seed.",
-)
 @overwrite_option
 @device_option
 def new(run, **options) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import os
-import secrets
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -15,7 +14,7 @@ import pandas as pd
 
 from gantk.catalog.contrasts import contrast_in
 from gantk.errors import UserError, count_noun
-from gantk.files import expect_inside, whole_folder, write_file
+from gantk.files import whole_folder, write_file
 from gantk.formats.files import read, scans, stem_of
 from gantk.formats.image import Scan
 from gantk.method import OTHER
@@ -24,12 +23,11 @@ from gantk.report.build import render
 from gantk.terminal import Say
 
 HERE = Path(__file__).parent
-MAX_DEFAULT_PAIRS = 60
 # percentiles of a folder's values that become black and white, if files are not 8-bit
 ENDS = (0.5, 99.5)
 KEY_FILE = "key.csv"
-# of the key: the two images by name (of a translation its input), the patient, and the set of a run
-NAMES = ["real", "made", "patient", "split"]
+NAMES = ["real", "made"]  # of the key: the two images by name (of a translation its input)
+Couples = list[tuple[str, str]]
 
 
 def new_study(
@@ -37,11 +35,10 @@ def new_study(
     *,
     real: str | Path | None = None,
     fake: str | Path | None = None,
-    pairs: int | None = None,
+    pairs: int = 60,
     to: str | None = None,
     split: str = "test",
     out: str | Path | None = None,
-    seed: int | None = None,
     overwrite: bool = False,
     device: str | None = None,
     say: Say = print,
@@ -55,11 +52,10 @@ def new_study(
         run: a run that translates. The images are its held-out ones and their translations.
         real: in place of `run`, a folder of real images.
         fake: in place of `run`, a folder of generated images, matched to real ones by file name.
-        pairs: number of questions. Default: 60, or all pairs if fewer.
+        pairs: number of questions; all pairs if there are fewer.
         to: the domain to judge. Default: the second domain of the recipe.
         split: the set of the run's images: "test", "validation" or "train".
         out: the folder of the study. Default: RUN/study, or study.
-        seed: the seed of the images and of their order. Default: a secret seed.
         overwrite: whether to replace an earlier study, whose answers can then not be scored.
         device: as in `gantk.run`.
         say: called with each line of output.
@@ -68,19 +64,19 @@ def new_study(
         The folder of the study.
 
     Raises:
-        UserError: there are too few images.
+        UserError: there are no pairs of images.
     """
     if (run is None) == (real is None) or (real is None) != (fake is None):
         problem = "the command does not name the images to judge"
         raise UserError(problem, allowed="a RUN, or both --real DIR and --fake DIR")
     target = Path(out or "study")
     if run is not None and not out and Path(run).is_dir():
-        target = Path(expect_inside(Path(run), Path(run, "study")))
+        target = Path(run, "study")
     if os.path.lexists(target) and not overwrite:
         what = f"'{target}' exists; a new key would make answers to its page useless"
         raise UserError(what, where="--out", remedy="name another folder, or add --overwrite")
 
-    rng = np.random.default_rng(secrets.randbits(64) if seed is None else seed)
+    rng = np.random.default_rng()  # of a secret seed
     if run is None:
         names, images, contrast = _of_folders(Path(real), Path(fake), pairs, rng, say)
     else:
@@ -88,9 +84,8 @@ def new_study(
 
     key = pd.DataFrame(names, columns=NAMES)
     sides = rng.permutation(np.arange(len(key)) % 2)
-    key.insert(0, "question", range(len(key)))
-    key.insert(1, "real_side", sides)  # 0 left or upper, 1 right or lower
-    text = key.to_csv(index=False, lineterminator="\n").encode()
+    key.insert(0, "real_side", sides)  # 0 left or upper, 1 right or lower
+    text = key.to_csv(index_label="question", lineterminator="\n").encode()
     images[sides == 1] = images[sides == 1, ::-1]
     with whole_folder(target, private=True) as folder:
         page = _page(sha256(text).hexdigest(), contrast, images)
@@ -115,16 +110,12 @@ def _page(study: str, contrast: str, images: np.ndarray) -> str:
     return render("reader.html.j2", folders=[HERE], **files, **shown)
 
 
-def _choose(patients: Sequence[str], pairs: int | None, rng: Any, where: str) -> list[int]:
-    """The places of `pairs` random pairs, one of every patient before a second of any; UserError
-    for too few.
+def _choose(patients: Sequence[str], pairs: int, rng: np.random.Generator) -> list[int]:
+    """The places of at most `pairs` random pairs, one of every patient before a second of any;
+    UserError where there are none.
     """
-    pairs = pairs or max(1, min(MAX_DEFAULT_PAIRS, len(patients)))
-    if len(patients) < pairs:
-        what = f"{where} has only {count_noun(patients, 'pair')}, but the study needs {pairs}"
-        remedy = f"set --pairs {len(patients)}" if patients else "name other images"
-        raise UserError(what, where="--pairs", remedy=remedy)
-
+    if not patients:
+        raise UserError("there are no pairs of images to judge", remedy="name other images")
     drawn = pd.Series(patients).iloc[rng.permutation(len(patients))]
     turns = drawn.groupby(drawn).cumcount().sort_values(kind="stable")
     return turns.index[:pairs].tolist()
@@ -143,8 +134,8 @@ def _by_name(folder: Path) -> dict[str, Scan]:
 
 
 def _of_folders(
-    real: Path, fake: Path, pairs: int | None, rng: Any, say: Say
-) -> tuple[list[tuple[str, ...]], np.ndarray, str]:
+    real: Path, fake: Path, pairs: int, rng: np.random.Generator, say: Say
+) -> tuple[Couples, np.ndarray, str]:
     """Names of the pairs of two folders, for the key, and their images (N, 2, H, W): of equal names
     if there are any, else random.
     """
@@ -156,10 +147,10 @@ def _of_folders(
         couples = list(zip(*drawn, strict=False))
         say("note     the two folders share no file names: pairs are drawn at random")
 
-    chosen = _choose([""] * len(couples), pairs, rng, f"'{real}' and '{fake}'")
+    chosen = [couples[place] for place in _choose([""] * len(couples), pairs, rng)]
     planes = []
     eight_bit = True
-    for name, other in (couples[place] for place in chosen):
+    for name, other in chosen:
         for scan in (reals[name], fakes[other]):  # one volume at a time
             image = read(scan)
             planes.append(_middle_plane(image.pixels))
@@ -169,62 +160,54 @@ def _of_folders(
     resized = [size_image(each[None], size)[0] for each in planes]
     images = np.stack(resized).reshape(-1, 2, *size)
     ends = (0, 255) if eight_bit else np.percentile(images, ENDS, axis=(0, 2, 3), keepdims=True)
-    names = [(*couples[place], "", "") for place in chosen]
-    return names, _gray_levels(images, *ends), ""
+    return chosen, _gray_levels(images, *ends), ""
 
 
 def _of_run(
     run: Any,
-    pairs: int | None,
+    pairs: int,
     to: str | None,
     split: str,
     device: str | None,
-    rng: Any,
+    rng: np.random.Generator,
     say: Say,
-) -> tuple[list[tuple[str, ...]], np.ndarray, str]:
+) -> tuple[Couples, np.ndarray, str]:
     """Names of the pairs of a run's split, for the key, their images (N, 2, H, W) and contrast.
     Translations are what `gantk translate` writes.
     """
     from gantk import Model
-    from gantk.metrics.references import RealImages, windows
+    from gantk.metrics.references import RealImages
     from gantk.metrics.written import WrittenTranslations
     from gantk.runs.folder import RunFolder
     from gantk.runs.models import find_model
 
     model = Model.load(RunFolder.open(find_model(run, say)).path, device)
-    if model.packed is not None or not model.method.directions():
+    if model.packed is not None:
         what = f"'{run}' is a packed model without images"
-        if model.packed is None:
-            what = f"'{model.recipe.method.name}' makes images from noise, not translations"
         remedy = "write images with `gantk translate` or `sample`, and name --real and --fake"
         raise UserError(what, where="RUN", remedy=remedy)
 
-    data = model.training_data
-    reals = RealImages(data, "cpu")
     letter = model.domain(to)
     source = OTHER[letter]
+    data = model.training_data
+    reals = RealImages(data, "cpu")
     couples = [(pair[letter], pair[source]) for pair in data.pairs(split)]
     if not couples:
         couples = [*zip(reals.records(split, letter), reals.records(split, source), strict=False)]
 
     patients = [record.subject or record.key for record, _ in couples]
-    chosen = _choose(patients, pairs, rng, f"the {split} set")
-    records, sources = zip(*(couples[place] for place in chosen), strict=True)
-    written = WrittenTranslations(model.recipe, data, model.method, model.runtime)
-    made = written(sources, letter).images
-    real = windows(reals.scored_images(records), tuple(made[0].shape[1:]))
+    chosen = [couples[place] for place in _choose(patients, pairs, rng)]
+    records, sources = zip(*chosen, strict=True)
+    made = WrittenTranslations(model.recipe, data, model.method, model.runtime)(sources, letter)
     contrasts = model.frames[letter].targets
     first = model.frames[letter].part(to).start or 0
     # of several contrasts one is shown; or all colours
     channels = slice(first, first + 1) if len(contrasts) > 1 else slice(None)
     images = [
         [_middle_plane(each[channels]) for each in couple]
-        for couple in zip(real, made, strict=True)
+        for couple in zip(reals.scored_images(records), made.images, strict=True)
     ]
-    names = [
-        (record.key, origin.key, record.subject or "", split)
-        for record, origin in zip(records, sources, strict=True)
-    ]
+    names = [(record.key, origin.key) for record, origin in chosen]
     return names, _gray_levels(np.array(images), *data.range), contrasts[first]
 
 

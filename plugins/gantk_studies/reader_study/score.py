@@ -44,22 +44,25 @@ def score_study(
 
     Returns:
         `readers`, the accuracy of each; `all`, that of their mean; and `fooled`, the names of
-        generated images that no reader recognised, of two readers or more.
+        generated images that no reader recognised.
 
     Raises:
         UserError: a file is damaged, or belongs to another study.
     """
-    key, table = read_answers(study, answers)
+    key, table = _read_answers(study, answers)
     if weights is not None:
-        _write_weights(Path(weights), key, table, overwrite)
+        expect_file(weights, "--weights", overwrite=overwrite)
+        found = key.assign(weight=(1 + BOOST * table.mean().fillna(0)).round(4))
+        names = found.melt("weight", NAMES, value_name="key")
+        lines = names.drop_duplicates("key", keep="last")[["key", "weight"]]
+        write_output(Path(weights), lines.to_csv(index=False, lineterminator="\n").encode())
         say(f"written  {weights}")
 
     readers = {name: estimate_share(row.dropna().to_numpy()) for name, row in table.iterrows()}
     overall = Score(
         value=float(table.mean(axis=1).mean()), ci95=_interval_over_both(table.to_numpy())
     )
-    hidden = (table.sum() == 0) & table.notna().any()
-    fooled = key.made[hidden].tolist() if len(readers) > 1 else []
+    fooled = key.made[table.max() == 0].tolist()
     for name, score in readers.items():
         say(f"reader   {name}: {_percent(score)} of {count_noun(score.n or 0, 'answer')}")
     of = f"mean of {count_noun(readers, 'reader')} over {count_noun(key, 'pair')}"
@@ -73,20 +76,7 @@ def score_study(
     }
 
 
-def _write_weights(out: Path, key: pd.DataFrame, table: pd.DataFrame, overwrite: bool) -> None:
-    """Write the weights of images; UserError for images that are no run's training images."""
-    expect_file(out, "--weights", overwrite=overwrite)
-    if {*key.split} != {"train"}:
-        what = "the study does not show translations of training images, so it gives no weights"
-        remedy = "make the study with `gantk study new RUN --split train`"
-        raise UserError(what, where="STUDY", remedy=remedy)
-    found = key.assign(weight=(1 + BOOST * table.mean().fillna(0)).round(4))
-    names = found.melt("weight", ["real", "made"], value_name="key")
-    lines = names.drop_duplicates("key", keep="last")[["key", "weight"]]
-    write_output(out, lines.to_csv(index=False, lineterminator="\n").encode())
-
-
-def read_answers(
+def _read_answers(
     study: str | Path, answers: Iterable[str | Path]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The key, a line for each question; and for each reader (rows) and question (columns) 1 where the
@@ -94,39 +84,28 @@ def read_answers(
     damaged or of another study.
     """
     file = Path(study) / KEY_FILE
-    if not file.is_file():
-        what = f"'{study}' is no study: it has no {KEY_FILE}"
-        raise UserError(what, where="STUDY", remedy="name the folder that `gantk study new` wrote")
-    kinds = dict.fromkeys(NAMES, str) | {"question": int, "real_side": int}
-    with reading_file(file, "the key of a study", remedy="restore the file, or make a new study"):
+    kinds: dict[str, type] = dict.fromkeys(NAMES, str) | {"real_side": int}
+    remedy = "name the folder that `gantk study new` wrote, or make a new study"
+    with reading_file(file, "the key of a study", where="STUDY", remedy=remedy):
         key = pd.read_csv(file, usecols=[*kinds], dtype=kinds, keep_default_na=False)
 
-    tables = [_read_answers_of(Path(path), len(key), sha256_of(file)) for path in answers]
-    if not tables or key.empty:
-        raise UserError("there are no answers to score", where="ANSWERS")
-    given = pd.concat(tables).drop_duplicates(["reader", "question"], keep="last")
-    right = (given.answer == key.real_side.to_numpy()[given.question]).astype(float)
-    table = given.assign(right=right).pivot(index="reader", columns="question", values="right")
-    return key, table.reindex(columns=key.question)
-
-
-def _read_answers_of(path: Path, questions: int, digest: str) -> pd.DataFrame:
-    """The answers of one file; UserError where it is not of this study."""
+    digest = sha256_of(file)
     kinds = {"study": str, "reader": str, "question": int, "answer": int}
     remedy = "leave the file out, or ask its reader for it again"
-    with reading_file(path, "answers of a reader", remedy=remedy):
-        table = pd.read_csv(path, usecols=[*kinds], dtype=kinds, keep_default_na=False)
+    tables = []
+    for path in map(Path, answers):
+        with reading_file(path, "answers of a reader", remedy=remedy):
+            table = pd.read_csv(path, usecols=[*kinds], dtype=kinds, keep_default_na=False)
+        fits = (table.study == digest) & table.question.isin(key.index) & table.answer.isin([0, 1])
+        if not fits.all():
+            what = f"'{path}' belongs to another study, or it or the key was changed"
+            raise UserError(what, where="ANSWERS", remedy=remedy)
+        tables.append(table.assign(reader=table.reader.replace("", path.stem)))
 
-    problem = ""
-    if not (table.study == digest).all():
-        problem = "belongs to another study, or the key was changed"
-    elif not (table.question.between(0, questions - 1) & table.answer.isin([0, 1])).all():
-        problem = "has answers to no question of the study"
-    elif table.reader.nunique() != 1:
-        problem = f"has answers of {table.reader.nunique()} readers"
-    if problem:
-        raise UserError(f"'{path}' {problem}", where="ANSWERS", remedy=remedy)
-    return table.assign(reader=table.reader.replace("", path.stem))
+    given = pd.concat(tables)
+    given["right"] = (given.answer == given.question.map(key.real_side)).astype(float)
+    table = given.pivot_table("right", "reader", "question", aggfunc="last")
+    return key, table.reindex(columns=key.index)
 
 
 def _interval_over_both(table: np.ndarray) -> list[float]:
