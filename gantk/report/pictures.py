@@ -96,8 +96,8 @@ def _error(first: Path | None, second: Path | None) -> np.ndarray | None:
 
 
 def _mean(error: np.ndarray | None) -> str:
-    """The mean of an error in gray levels; "" where there is none."""
-    return "" if error is None else f"{error.mean():.1f}"
+    """The mean of an error in gray levels as a share of white; "" where there is none."""
+    return "" if error is None else f"{error.mean() / 255:.1%}"
 
 
 def error_picture(error: np.ndarray, largest: float) -> Image.Image:

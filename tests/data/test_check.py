@@ -302,9 +302,11 @@ def test_a_patient_whose_pairs_do_not_fit_is_named(tmp_path, planes_apart, blank
         shown = record.read()[0] * (record.subject != "subject-002" or number not in blank)
         save_slice(folder / f"{number:02d}.png", shown)
 
-    result = check(tmp_path)
+    result = check(tmp_path, pictures=tmp_path.with_suffix(".png"))
     told = [each["what"] for each in result["problems"] if each["kind"] == "pairs"]
     assert ["subject-002" in each for each in told] == [True] * bool(planes_apart)
+    with Picture.open(tmp_path.with_suffix(".png")) as pairs:  # ten pairs below each other
+        assert pairs.height > 5 * pairs.width
     in_test = "subject-002" in result["summary"]["held out"].partition("test: ")[2]
     of_patients = [each for each in told if "or show other planes" in each]
     assert all(("subject-002 in the test (" in each) == in_test for each in of_patients)

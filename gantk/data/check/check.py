@@ -17,7 +17,13 @@ from gantk.catalog.question import LayoutQuestion, as_setting
 from gantk.catalog.scan import Asked, Patients, scan
 from gantk.data.check.findings import Problem, about_images, problem, unreadable_images
 from gantk.data.check.inspect import Inspected, inspect, inspect_kept, scans_of
-from gantk.data.check.pairs import Fit, measure_pairs, pairs_that_do_not_fit, show_the_same
+from gantk.data.check.pairs import (
+    Fit,
+    draw_pairs,
+    measure_pairs,
+    pairs_that_do_not_fit,
+    show_the_same,
+)
 from gantk.data.check.write_table import expect_table, write_table
 from gantk.data.dataset import (
     Data,
@@ -42,6 +48,7 @@ from gantk.data.split.near_duplicates import place_fingerprint, sample_indices
 from gantk.data.split.split import NAME_PATIENTS, PATIENTS_UNKNOWN
 from gantk.data.spread import spread
 from gantk.errors import NothingFound, TooFewImages, UserError, argument, count_noun
+from gantk.files import expect_file
 from gantk.formats import files as io
 from gantk.formats.image import Scan
 from gantk.method import domain_letters
@@ -70,6 +77,8 @@ def check(
     every: bool = False,
     # write what was understood to this new CSV, with empty cells for what is not known
     table: str | Path | None = None,
+    # draw pairs that may not fit, and some others, side by side in this new PNG
+    pictures: str | Path | None = None,
     # replace a table that gantk did not write, or that was completed since
     overwrite: bool = False,
     # the line that says whose each file is and what it shows, such as {patient}/{contrast}.nii.gz
@@ -90,6 +99,7 @@ def check(
             sample.
         table: a new CSV file for the domains, patients and splits that were found. Cells are empty
             where they are unknown.
+        pictures: a new PNG file with pairs that may not fit, and some others, side by side.
         layout: the line that says whose each file of the folder is and what it shows, such as
             "{patient}/{visit}_{contrast}.nii.gz", or the name of a layout.
 
@@ -103,10 +113,12 @@ def check(
         UserError: the path does not exist or has no image, or names do not say whose its files are.
             Unreadable files are listed as problems.
 
-    One image at a time is in memory. The only file that is written is `table`.
+    One image at a time is in memory. The only files that are written are `table` and `pictures`.
     """
     if table is not None:
         expect_table(Path(table), overwrite)
+    if pictures is not None:
+        expect_file(Path(pictures), "--pictures", overwrite=overwrite)
 
     settings = [*set, as_setting(layout)] if layout else list(set)
     try:
@@ -127,6 +139,9 @@ def check(
                 row.contrast = contrasts.get(name, "")
         found = Examination(Path(path), rows, problems=[problem("layout", str(question))])
     result = result_of(found)
+    if pictures is not None and found.usage and found.fit:
+        draw_pairs(found.usage.records, found.fit, Path(pictures))
+        result["summary"]["pictures"] = f"pairs side by side in '{pictures}'"
     if table is not None:
         result["summary"]["table"] = write_table(
             Path(table), found.usage, found.rows, found.proposed_pairs

@@ -33,6 +33,11 @@ from gantk.terminal import Command, json_option, layout_option, write_json
     metavar="FILE",
     help="Write a new CSV with one row for each image, to complete and train from.",
 )
+@click.option(
+    "--pictures",
+    metavar="FILE",
+    help="Draw pairs that may not fit, and some others, side by side in a new PNG.",
+)
 @layout_option
 @click.option("--verbose", is_flag=True, help="Print notes too, one line each.")
 @json_option("Write the findings as JSON, too")

@@ -8,7 +8,9 @@ import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from io import BytesIO
 from itertools import chain
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +21,7 @@ from gantk.data.preparation import Pair, Record
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.spread import spread, spread_over_owners
 from gantk.errors import count_noun, join_first
+from gantk.files import write_file
 from gantk.progress import track
 
 COMPARED_SIDE = 128  # side in pixels at which pairs are compared
@@ -40,6 +43,8 @@ MIN_GAIN_OF_ONE = 1.06
 # those moved by 5 % of the width, or mirrored, it is 1.1 to 1.5
 MIN_OTHER_GAIN = 1.1
 SHIFT = 3  # pixels of COMPARED_SIDE (2 %) by which a pair is shifted for comparison
+SHOWN_SIDE = 256  # pixels of a picture of `draw_pairs`
+LINE = 16  # of text above it
 NO_INFORMATION = 1e-9  # in nats, what a constant image shares with another by rounding
 LEVELS = 24  # gray levels of which the mutual information is computed
 
@@ -288,17 +293,47 @@ def _information(image: np.ndarray, partners: Iterable[np.ndarray]) -> list[floa
     return found
 
 
+def draw_pairs(records: Sequence[Record], fit: Fit, file: Path) -> None:
+    """Write a picture of 10 pairs side by side: at most 8 that may not fit, below them others."""
+    from PIL import Image, ImageDraw
+
+    doubted = {*fit.misfits, *fit.doubted}
+    pairs: dict[bool, list[Pair]] = {True: [], False: []}
+    for pair in complete_pairs(records).values():
+        record = pair["a"]
+        is_told = not doubted.isdisjoint({record.subject, record.scan_key or record.key})
+        pairs[is_told].append(pair)
+    shown = [(pair, ": may not fit") for pair in spread(pairs[True], 8)]
+    shown += [(pair, "") for pair in spread(pairs[False], 10 - len(shown))]
+    row = SHOWN_SIDE + LINE
+    sheet = Image.new("L", (2 * SHOWN_SIDE, row * len(shown)), "white")
+    text = ImageDraw.Draw(sheet).text
+    for number, (pair, doubt) in enumerate(shown):
+        text((0, row * number), pair["a"].key + doubt, "black")
+        for column, letter in enumerate("ab"):
+            levels = np.rint(255 * _gray(pair[letter])).astype(np.uint8)
+            picture = Image.fromarray(levels).resize((SHOWN_SIDE, SHOWN_SIDE))
+            sheet.paste(picture, (SHOWN_SIDE * column, row * number + LINE))
+    with BytesIO() as content:
+        sheet.save(content, "PNG")
+        write_file(file, content.getvalue())
+
+
 def _levels(record: Record) -> np.ndarray:
-    """The gray levels, from 0 to LEVELS - 1, of an image (of a volume its middle plane; the mean of
-    the channels), resized to 128 px as in training.
+    """The gray levels, from 0 to LEVELS - 1, of an image, see `_gray`."""
+    return np.minimum(_gray(record) * LEVELS, LEVELS - 1).astype(np.intp)
+
+
+def _gray(record: Record) -> np.ndarray:
+    """An image (of a volume its middle plane; the mean of the channels) from 0 to 1, resized to 128 px
+    as in training.
     """
     from gantk.prepare.module import size_image
 
     gray = np.nan_to_num(record.read()).mean(axis=0)
     gray = gray if gray.ndim == 2 else gray[len(gray) // 2]
     small = size_image(scale_to_unit(gray)[None], (COMPARED_SIDE, COMPARED_SIDE))[0]
-    small = (small - small.min()) / max(np.ptp(small), 1e-9)
-    return np.minimum(small * LEVELS, LEVELS - 1).astype(np.intp)
+    return (small - small.min()) / max(np.ptp(small), 1e-9)
 
 
 def pairs_that_do_not_fit(fit: Fit | None, tested: Collection[str]) -> Iterator[Problem]:
@@ -332,7 +367,7 @@ def pairs_that_do_not_fit(fit: Fit | None, tested: Collection[str]) -> Iterator[
             f" (chance 50 %, true pairs {MIN_LIKENESS_OF_PATIENT:.0%} or more). {learn}"
         )
         left = f"{fit.patients - len(fit.misfits)} of {fit.patients} patients are left"
-        remedy = f"look at them; correct these patients, or leave them out ({left})"
+        remedy = f"look at them (--pictures pairs.png); correct these patients, or leave them out ({left})"
         setting = f"data.leave_out={json.dumps([*fit.misfits])}"
         yield replace(problem("pairs", what, (), remedy), setting=setting)
     for why, words in DOUBTS.items():

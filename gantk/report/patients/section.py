@@ -30,8 +30,8 @@ HOW_KEPT = (
     " chosen without looking at scores, then the median of three images or more."
 )
 NO_ERRORS = (
-    "No errors are shown: these images have no registered real counterpart. The outputs of one input have"
-    " one window."
+    "No errors are shown: these images have no registered real counterpart. The outputs of one input are"
+    " shown from their darkest to their brightest gray values, whatever these are in real images."
 )
 OF_WINDOW = "from black to white"  # of an image whose gray values have no unit
 HOW_UNPAIRED_KEPT = (
