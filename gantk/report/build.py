@@ -222,13 +222,14 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> Mapping[str, object
 
 
 def _folds_command(run: RunRecord, folder: Path) -> str:
-    """The trainings that test each patient once, where few patients were tested; else ""."""
+    """The trainings that test each patient once, where one run tests few patients; else ""."""
     owners = [run.images_of(name)[1] for name in ("train", "validation", "test")]
     patients = len(set.union(*owners))
-    if run.recipe.data.split.folds or not 0 < len(owners[-1]) < needed_patients() or patients < 3:
+    split = run.recipe.data.split
+    if split.fold or not 0 < len(owners[-1]) < needed_patients() or patients < 3:
         return ""
     recipe = argument(folder / "recipe.toml")
-    return folds_command(recipe, argument(folder), folds_of(patients))
+    return folds_command(recipe, argument(folder), split.folds or folds_of(patients))
 
 
 def shows_left_and_right(run: RunRecord) -> bool:

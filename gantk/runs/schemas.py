@@ -224,6 +224,7 @@ class RecipeSplit(Table):
     """The table data.split of a recipe."""
 
     folds: Step = 0
+    fold: Step = 0
 
 
 class RecipeData(Table):
