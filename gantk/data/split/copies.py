@@ -57,32 +57,24 @@ def groups_of_copies(records: Sequence[Record], pairs: Iterable[tuple[int, int]]
     return [groups[unit] for unit in units]
 
 
-def settle_copies(
-    places: Sequence[str],
-    records: Sequence[Record],
-    pairs: Sequence[tuple[int, int]],
-    *,
-    drop: bool,
+def leave_out_copies(
+    places: Sequence[str], records: Sequence[Record], pairs: Sequence[tuple[int, int]]
 ) -> list[str]:
-    """The sets of records, which were to be in `places`: copies, and the images that are registered
-    with them, move to the most held-out set that holds any of them, or with `drop` are left out of
-    all others.
+    """The sets of records, which were to be in `places`: of copies, and of the images that are
+    registered with them, only those in the most held-out set that holds any of them stay.
 
     Where a set would lose a whole domain, all stay: `check_leakage` refuses such data, and names the
     copies.
     """
-    if not pairs:
-        return list(places)
     groups = groups_of_copies(records, pairs)
     most: dict[Hashable, str] = {}
     for group, place in zip(groups, places, strict=True):
         most[group] = max(most.get(group, ""), place, key=("", *SETS).index)
 
-    settled = []
-    for group, place in zip(groups, places, strict=True):
-        is_left_out = not place or (drop and place != most[group])
-        settled.append("" if is_left_out else most[group])
-
+    left = [
+        place if place == most[group] else "" for group, place in zip(groups, places, strict=True)
+    ]
     domains = [record.domain for record in records]
-    before = {*zip(places, domains, strict=True)} - {("", domain) for domain in domains}
-    return settled if before <= {*zip(settled, domains, strict=True)} else list(places)
+    before = {*zip(places, domains, strict=True)}
+    after = {*zip(left, domains, strict=True)}
+    return left if before <= after else list(places)

@@ -78,9 +78,8 @@ def _copies_on_two_sides(
     """
     leaks = []
     if len(records) > MAX_ALL_COMPARED:  # compares the bytes of all files
-        pairs = [pair for pair in exact_copies(records) if sides[pair[0]] != sides[pair[1]]]
-        named_files = [(str(pair[0]), records[n].key, sides[n]) for pair in pairs for n in pair]
-        leaks += _on_two_sides("file", named_files)
+        copies = ((str(pair[0]), n) for pair in exact_copies(records) for n in pair)
+        leaks += _on_two_sides("file", ((own, records[n].key, sides[n]) for own, n in copies))
 
     seen = read_fingerprints(records, known, preparation)
     names = [record.scan_key or record.key for record in records]  # a volume is named once

@@ -26,7 +26,7 @@ import hashlib
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import combinations_with_replacement, pairwise
+from itertools import pairwise
 from operator import attrgetter
 from zlib import crc32
 
@@ -37,9 +37,8 @@ from gantk.data.preparation import Preparation, Record
 from gantk.data.spread import spread
 
 THUMBNAIL_SIDE = 32  # pixels of a thumbnail's side
-MIN_IMAGE_SIDE = 16  # pixels; in smaller images everything looks alike
 MIDDLE_PLANE = HEIGHTS.index(0.5)  # of the planes of a volume, the one that is compared
-MIN_CONTENT_SIDE = 10  # pixels of the part that is not background
+MIN_CONTENT_SIDE = 10  # pixels of the part that is not background; smaller ones all look alike
 # least share of a thumbnail's contrast that is detail; ramps and blurs have nothing to compare
 MIN_DETAIL_SHARE = 0.02
 EDGE_PIXELS = 2  # pixels at a thumbnail's edge that are not compared
@@ -73,11 +72,9 @@ def fingerprint_of(pixels: np.ndarray, planes: Sequence[Plane] = ()) -> Fingerpr
         return Fingerprint()
     digest = hashlib.sha256(repr(pixels.shape).encode())
     digest.update(np.ascontiguousarray(pixels).data)
-    content = b""
-    if min(pixels.shape[1:]) >= MIN_IMAGE_SIDE:
-        planes = planes or planes_of(np.nan_to_num(pixels))  # of a missing contrast
-        content = thumbnails(planes[MIDDLE_PLANE if len(planes) > 1 else 0])
-    return Fingerprint(digest.hexdigest(), content)
+    planes = planes or planes_of(np.nan_to_num(pixels))  # of a missing contrast
+    plane = planes[MIDDLE_PLANE if len(planes) > 1 else 0]
+    return Fingerprint(digest.hexdigest(), thumbnails(plane))
 
 
 def fingerprint(record: Record, preparation: Preparation | None = None) -> Fingerprint:
@@ -175,7 +172,7 @@ def _detail(thumbnails: Iterable[bytes]) -> np.ndarray:
     detail -= detail.mean(axis=(-2, -1), keepdims=True)
     detail /= np.maximum(np.linalg.norm(detail, axis=(-2, -1), keepdims=True), 1e-6)
     both = np.concatenate([detail, _upright(detail)], axis=1)
-    return both.reshape(*both.shape[:2], -1)
+    return both.reshape(*both.shape[:2], both.shape[-1] ** 2)
 
 
 def _upright(detail: np.ndarray) -> np.ndarray:
@@ -184,8 +181,8 @@ def _upright(detail: np.ndarray) -> np.ndarray:
     """
     places = np.arange(detail.shape[-1]) - (detail.shape[-1] - 1) / 2
     strength = np.abs(detail) ** 3  # noise counts less
-    down = (strength.sum(axis=-1) * places).sum(axis=-1)[..., None, None]
-    right = (strength.sum(axis=-2) * places).sum(axis=-1)[..., None, None]
+    down = (strength.sum(axis=-1) @ places)[..., None, None]
+    right = (strength.sum(axis=-2) @ places)[..., None, None]
     upright = np.where(down > 0, detail[..., ::-1, :], detail)
     upright = np.where(right > 0, upright[..., ::-1], upright)
     return np.where(np.abs(right) > np.abs(down), upright.swapaxes(-2, -1), upright)
@@ -207,16 +204,18 @@ def near_copies(
     """
     stacks = {one.stack for one in images if not one.subject}
     usual = {stack: _neighbours_likeness([*images, *others], stack) for stack in stacks}
-    copies = []
-    for i, j, score in _alike(images):
-        least = COPY_CORRELATION
-        for one in (images[i], images[j]):
-            if not one.subject:
-                clearly_more = 1 - (1 - usual[one.stack]) / 3
-                least = max(least, COPY_CORRELATION_OF_UNKNOWN, clearly_more)
-        if score >= least:
-            copies.append((i, j, score))
-    return sorted(copies)
+
+    def least(one: Fingerprint) -> float:
+        if one.subject:
+            return COPY_CORRELATION
+        clearly_more = 1 - (1 - usual[one.stack]) / 3
+        return max(COPY_CORRELATION_OF_UNKNOWN, clearly_more)
+
+    return sorted(
+        (i, j, score)
+        for i, j, score in _alike(images)
+        if score >= max(least(images[i]), least(images[j]))
+    )
 
 
 def like_training(
@@ -228,23 +227,23 @@ def like_training(
 
     Measured shares: 0.18 to 0.9 where slices of one scan are in both sets, 0 where no patient is.
     """
-    sides = []
-    images = []
-    for name in SETS:
-        for record in splits.get(name, ()):
-            if record.id in fingerprints:
-                sides.append(name)
-                images.append(fingerprints[record.id])
-
+    known = [
+        (name, fingerprints[record.id])
+        for name in SETS
+        for record in splits.get(name, ())
+        if record.id in fingerprints
+    ]
     usual = {}
     if getattr(splits, "by", "") == "block":
-        for stack in {one.stack for one in images}:
+        for stack in {image.stack for _, image in known}:
             usual[stack] = _neighbours_likeness(fingerprints.values(), stack)
-    alike = {
-        j: (images[j], images[i])
-        for i, j, score in _alike(images)
-        if (sides[i], sides[j]) == ("train", "test") and score >= usual.get(images[j].stack, 0)
-    }
+
+    alike = {}
+    for i, j, score in _alike([image for _, image in known]):
+        side, trained = known[i]
+        other_side, tested = known[j]
+        if (side, other_side) == ("train", "test") and score >= usual.get(tested.stack, 0):
+            alike[j] = tested, trained
     few = MIN_SHARE_OF_NEIGHBOURS * len(splits.get("test", ()))
     return [*alike.values()] if len(alike) >= few else []
 
@@ -253,35 +252,32 @@ def _alike(images: Sequence[Fingerprint]) -> list[tuple[int, int, float]]:
     """Pairs of images, the first index smaller, that are not of one known patient, and whose detail
     correlates as that of neighbouring slices; of exact copies the first.
     """
-    places: dict[str, int] = {}
+    first: dict[str, int] = {}
     for number, image in enumerate(images):
         if image.thumbnails:
-            places.setdefault(image.digest, number)
+            first.setdefault(image.digest, number)
+    places = [*first.values()]
 
     alike = []
-    for one, other, score in _similar_pairs(
-        tuple((digest, images[places[digest]].thumbnails) for digest in sorted(places))
-    ):
-        i, j = sorted((places[one], places[other]))
+    for one, other, score in _similar_pairs(tuple(images[n].thumbnails for n in places)):
+        i = places[one]
+        j = places[other]
         if not images[i].subject or images[i].subject != images[j].subject:
             alike.append((i, j, score))
     return alike
 
 
-@lru_cache(maxsize=1)  # the split, the check for leaks and the warnings compare the same images
-def _similar_pairs(images: tuple[tuple[str, bytes], ...]) -> list[tuple[str, str, float]]:
-    """Pairs of digests whose thumbnails' detail correlates, with the score."""
-    blocks = []
-    for start in range(0, len(images), IMAGES_PER_BLOCK):
-        digests, thumbnails = zip(*images[start : start + IMAGES_PER_BLOCK], strict=True)
-        blocks.append((digests, _detail(thumbnails)))
-
+@lru_cache(maxsize=1)  # the check for leaks and the warnings compare the same images
+def _similar_pairs(thumbnails: tuple[bytes, ...]) -> list[tuple[int, int, float]]:
+    """Pairs of thumbnails whose detail correlates, by index, with the score."""
+    detail = _detail(thumbnails)
     pairs = []
-    for (first, one), (second, other) in combinations_with_replacement(blocks, 2):
-        scores = np.max([one[:, k] @ other[:, k].T for k in range(one.shape[1])], axis=0)
-        for i, j in zip(*np.nonzero(scores >= NEIGHBOUR_CORRELATION), strict=True):
-            if first is not second or i < j:
-                pairs.append((first[i], second[j], float(scores[i, j])))
+    for start in range(0, len(detail), IMAGES_PER_BLOCK):
+        block = detail[start : start + IMAGES_PER_BLOCK]
+        versions = range(detail.shape[1])
+        scores = np.max([block[:, k] @ detail[start:, k].T for k in versions], axis=0)
+        for i, j in np.argwhere(np.triu(scores, 1) >= NEIGHBOUR_CORRELATION):
+            pairs.append((int(start + i), int(start + j), float(scores[i, j])))
     return pairs
 
 
@@ -291,10 +287,11 @@ def _neighbours_likeness(images: Iterable[Fingerprint], stack: Hashable) -> floa
 
     Low where its images have no order, such as pictures collected from the web.
     """
-    placed = {}
-    for one in images:
-        if one.thumbnails and one.position is not None and (one.subject, one.stack) == ("", stack):
-            placed[one.digest] = one
+    placed = {
+        one.digest: one
+        for one in images
+        if one.thumbnails and one.position is not None and (one.subject, one.stack) == ("", stack)
+    }
     ordered = sorted(placed.values(), key=attrgetter("position"))
     pairs = spread(list(pairwise(ordered)), MAX_SAMPLED_NEIGHBOURS)
     if not pairs:

@@ -13,7 +13,7 @@ import numpy as np
 from gantk.data.preparation import Record, patients_of
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.split.blocks import places_in_blocks, too_few
-from gantk.data.split.copies import exact_copies, groups_of_copies, settle_copies, unit_of
+from gantk.data.split.copies import exact_copies, groups_of_copies, leave_out_copies, unit_of
 from gantk.data.split.near_duplicates import (
     SETS,
     Fingerprint,
@@ -151,27 +151,25 @@ def _draw(records: Sequence[Record], table: SplitTable, known: Known) -> tuple[S
     by = _resolve_unit(records, table)
     # Copies of one picture must not stand on two sides. Known patients are not compared: their
     # copies are an error of the data.
-    near: list[tuple[int, int]] = []
-    exact: list[tuple[int, int]] = []
+    copies: list[tuple[int, int]] = []
     if by != "patient":
+        copies = exact_copies(records)
         if all(record.files and not record.subject for record in records):
             seen = read_fingerprints(records, known)
-            near = [(i, j) for i, j, _ in near_copies(seen)]
-        exact = exact_copies(records)
+            copies += [(i, j) for i, j, _ in near_copies(seen)]
 
     can_validate = True
     lacking: set[str] = set()
     if by == "block":
         places = places_in_blocks(records, shares, table)
-        places = settle_copies(places, records, exact + near, drop=True)
+        places = leave_out_copies(places, records, copies)
     else:
-        # Copies of one picture are one unit: else a training image could also be scored. Without
-        # folds, near copies are moved to the more held-out set afterwards.
+        # Copies of one picture are one unit: else a training image could also be scored.
         if by == "patient":
             lacking = patients_who_lack(records)
         units: list[Any] = [record.subject for record in records]
         if by == "image":
-            units = groups_of_copies(records, exact + near * (folds > 0))
+            units = groups_of_copies(records, copies)
         kinds = _kinds_of_units(records, units, by, lacking)
         if by == "patient":
             if not folds and max(map(len, kinds)) < 2:  # of so few patients, kinds have no meaning
@@ -186,7 +184,6 @@ def _draw(records: Sequence[Record], table: SplitTable, known: Known) -> tuple[S
             set_of_unit = _in_sets(kinds, shares, table.seed, by)
 
         places = [set_of_unit.get(unit, "train") for unit in units]
-        places = settle_copies(places, records, near, drop=False)
 
     sets = _sets_of(places, records)
     _expect_every_domain(records, sets, shares, by, folds)
@@ -197,7 +194,7 @@ def _draw(records: Sequence[Record], table: SplitTable, known: Known) -> tuple[S
     if folds:
         how = f"fold {table.fold} of {folds} (counted from 0), {how}"
 
-    how += _description(records, sets, by, table.gap, are_copies=bool(exact or near))
+    how += _description(records, sets, by, table.gap, are_copies=bool(copies))
     if lacking:
         how += f"; trained on: {count_noun(lacking, 'patient')} without all contrasts"
     if not can_validate:
