@@ -222,6 +222,20 @@ class Linear(Mapping):
     def fit(self, images: Sequence[np.ndarray]) -> None:
         """Do nothing: only subclasses are fitted."""
 
+    def fit_from(self, measured: Sequence[list[float]]) -> None:
+        """Set `fitted` to the mean figures of the scans on the usual scale; UserError where none has
+        contrast.
+        """
+        scans = np.array([figures for figures in measured if rises(*figures[:2])])
+        if not len(scans):
+            raise no_contrast(*measured[0][:2])
+        usual = of_usual_scale(scans[:, 1] - scans[:, 0])
+        self.take(scans[usual].mean(axis=0).tolist())
+
+    def take(self, measured: list[float]) -> None:
+        if rises(*measured[:2]):
+            self.fitted = measured
+
     def corners(self) -> tuple[Numbers, Numbers]:
         low, high = self.fitted[:2]
         start, end = self.range
@@ -262,7 +276,7 @@ class Learnt(Linear):
 
     def fit(self, images: Sequence[np.ndarray]) -> None:
         if self.per == "set":
-            self._set(self.measure(*images), len(images))
+            self.fit_from([self.measure(*images)])
         else:
             Mapping.fit(self, images)
 
@@ -290,28 +304,6 @@ class Learnt(Linear):
             tissue = _tissue_share(low, high, lowest < low, air)
 
         return [low, high, tissue, lowest]
-
-    def fit_from(self, measured: Sequence[list[float]]) -> None:
-        scans = [figures for figures in measured if rises(*figures[:2])] or [measured[0]]
-        ends = np.array([figures[:2] for figures in scans])
-        usual = of_usual_scale(ends[:, 1] - ends[:, 0])
-        scans = [scans[number] for number in np.flatnonzero(usual)]
-        self._set(np.mean(scans, axis=0).tolist(), len(measured))
-
-    def take(self, measured: list[float]) -> None:
-        if not rises(*measured[:2]):
-            return
-
-        if self.fitted is not None and len(self.fitted) == 2:
-            # an old checkpoint starts at the darkest value
-            self.fitted = [measured[3], measured[1]]
-        else:
-            self.fitted = [float(figure) for figure in measured]
-
-    def _set(self, figures: list[float], count: int) -> None:
-        if not rises(*figures[:2]):
-            raise no_contrast(count, *figures[:2])
-        self.take(figures)
 
 
 @option_fields
@@ -579,10 +571,10 @@ def _without_padding(values: np.ndarray, high: float) -> np.ndarray:
         values = values[~padding & ~rim]
 
 
-def no_contrast(count: int, low: float, high: float) -> UserError:
+def no_contrast(low: float, high: float) -> UserError:
     """The error for a domain whose training images are all constant."""
     what = (
-        f"the training images of a domain ({count}) have no contrast: their intensities are between"
+        "the training images of a domain have no contrast: their intensities are between"
         f" {low:g} and {high:g}"
     )
     remedy = "look at the images, or change low and high"

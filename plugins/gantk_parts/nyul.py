@@ -101,7 +101,7 @@ class Nyul(Mapping, name="nyul"):
         """
         scans = np.array([scan for scan in measured if rises(scan[0], scan[self.place])])
         if not len(scans):
-            raise no_contrast(len(measured), measured[0][0], measured[0][self.place])
+            raise no_contrast(measured[0][0], measured[0][self.place])
 
         first = scans[:, :1]
         whole = scans[:, [self.place]] - first
@@ -168,12 +168,3 @@ class Unit(Linear, name="unit"):
         if pixels.min() >= 0 and pixels.max() <= FULL_SCALE and not (pixels % 1).any():
             return [0.0, FULL_SCALE, AIR_SHARE, 0.0]
         return Percentile().measure(pixels)
-
-    def fit_from(self, measured: Sequence[list[float]]) -> None:
-        line = Percentile()
-        line.fit_from(measured)
-        self.fitted = line.fitted
-
-    def take(self, measured: list[float]) -> None:
-        if rises(*measured[:2]):
-            self.fitted = measured
