@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from gantk import Markdown, RunRecord, escape_markdown, markdown_table, score_table
-from gantk.errors import count_noun
 from gantk.files import expect_file, sha256_of, write_output
 from gantk.metrics.names import baseline_words
 from gantk.runs.folder import RunFolder, flat
-from gantk.runs.models import card, find_model, limits_of, pack_record, section_of, split_hash
+from gantk.runs.models import card, find_model, limits_of, section_of, split_hash
 from gantk.runs.results import Results
 from gantk.terminal import Say
 
@@ -28,13 +27,14 @@ OF_UNKNOWN = "means over images of unknown patients, without intervals"
 OF_SETS = "scores of whole sets; 95 % intervals, where there are some, leave out groups of images"
 TESTS = "two-sided sign-flip tests against the baseline that is named, corrected by Holm"
 MACHINE = ("cpu", "device", "threads", "ranks", "platform", "cuda", "driver")
-IN_PATHS = ("path", "table", "file", "start", "weights")  # options that may name patients
+# keys that may name patients
+NAMING_KEYS = ("path", "table", "file", "start", "weights", "leave_out")
 
 
 def write_card(
     run: str | os.PathLike[str],
     *,
-    out: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] = "card.md",
     overwrite: bool = False,
     say: Say = print,
 ) -> str:
@@ -46,15 +46,14 @@ def write_card(
 
     Args:
         run: the run folder.
-        out: the file. Default: the text is passed to `say`.
+        out: the file.
         overwrite: whether to replace a file that gantk did not write, or that was changed since.
         say: called with each line of output.
 
     Raises:
         UserError: a folder does not exist.
     """
-    if out:
-        expect_file(out, "--out", overwrite=overwrite)
+    expect_file(out, "--out", overwrite=overwrite)
     path = find_model(run, say)
     record = RunRecord(path)
     facts = facts_of(record)
@@ -68,15 +67,12 @@ def write_card(
     for guideline, items in tomllib.loads(ITEMS.read_text("utf-8")).items():
         rows = [(item["number"], item["asks"], _answer(item, known)) for item in items]
         parts += [f"## {guideline}", markdown_table(("item", "asks", "answer"), rows)]
-    if record.problems:
-        problems = "\n".join(f"- {escape_markdown(problem)}" for problem in record.problems)
-        parts += ["## Files that could not be read", problems]
-
     text = "\n\n".join(parts) + "\n"
-    if out:
-        write_output(Path(out), text.encode())
+    write_output(Path(out), text.encode())
+    for problem in record.problems:
+        say(f"warning  {problem}")
     left = text.count("**to be filled in: ")
-    say(f"card     {out}; {left} items are left to the authors" if out else text)
+    say(f"card     {out}; {left} items are left to the authors")
     return text
 
 
@@ -109,10 +105,9 @@ def facts_of(record: RunRecord) -> dict[str, str]:
         "training": _words(record.recipe.train.dump()),
         "evaluation": _words(record.recipe.evaluate.dump()),
         "licence": " ".join([*of_data.split(), section_of(text, "Licence")]),
-        "counts": "; ".join(_counts(record)),
         "classes": "; ".join(_classes(record)),
         "split": "; ".join(_split(record)),
-        "hashes": "; ".join(_hashes(record, RunFolder(record.path))),
+        "hashes": "; ".join(_hashes(record)),
         "hardware": _words({key: machine.get(key) for key in MACHINE}),
         "software": ", ".join(f"{name} {each}" for name, each in versions.items() if each),
         "metrics": "; ".join(definitions),
@@ -127,36 +122,23 @@ def facts_of(record: RunRecord) -> dict[str, str]:
 
 
 def _split(record: RunRecord) -> Iterator[str]:
-    """How images were assigned to sets, by what these are disjoint, and what follows."""
-    split = record.split
-    if split is not None:
-        yield from filter(None, [split.how, split.splits.by and f"by {split.splits.by}"])
-        if split.leakage_allowed:
-            yield "patients on both sides of the split were allowed (--allow-leakage)"
-        yield from split.splits.consequences or []
+    """How images were assigned to sets, with the numbers of each, and what follows."""
+    if record.split and record.split.how:
+        yield record.split.how.partition("; without ")[0]  # who follows was left out
+    if record.leak:
+        yield "patients on both sides of the split were allowed (--allow-leakage)"
+    yield from record.consequences
 
 
 def _words(value: Any) -> str:
-    """A value of a recipe as `adam (lr 0.0002)`, without paths and what is not set."""
+    """A value of a recipe in words; of a table its keys, without paths and what is not set."""
     if isinstance(value, Mapping):
-        inner = [
-            f"{key} {text}"
-            for key, text in ((key, _words(each)) for key, each in flat(value))
-            if text and key != "name" and key.split(".")[-1] not in IN_PATHS
-        ]
-        return " ".join(filter(None, [value.get("name"), f"({', '.join(inner)})" if inner else ""]))
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(map(_words, value))
-    return "" if value is None else str(value)
-
-
-def _counts(record: RunRecord) -> Iterator[str]:
-    """The numbers of patients and images of each set."""
-    for name, images in record.sets.by_name().items() if record.sets else ():
-        if images:
-            people = {image.subject for image in images} - {"", None}
-            patients = count_noun(people, "patient") if people else "unknown patients"
-            yield f"{name.replace('_', ' ')}: {patients}, {count_noun(images, 'image')}"
+        return ", ".join(
+            f"{key} {_words(each)}"
+            for key, each in flat(value)
+            if each not in (None, "") and key.split(".")[-1] not in NAMING_KEYS
+        )
+    return f"[{', '.join(map(_words, value))}]" if isinstance(value, list | tuple) else str(value)
 
 
 def _classes(record: RunRecord) -> Iterator[str]:
@@ -180,13 +162,11 @@ def _statistics(results: Results) -> Iterator[str]:
         yield TESTS
 
 
-def _hashes(record: RunRecord, run: RunFolder) -> Iterator[str]:
+def _hashes(record: RunRecord) -> Iterator[str]:
     """The SHA-256 of the split and of the weights that are used."""
-    saved = any(run.checkpoints.glob("step-*"))
-    packing = pack_record(run) if saved else None
-    split = split_hash(record.sets) if record.sets else packing and packing.split
-    if split:
-        yield f"split sha256 {split}"
-    if saved:
+    if record.sets:
+        yield f"split sha256 {split_hash(record.sets)}"
+    run = RunFolder(record.path)
+    if any(run.checkpoints.glob("step-*")):
         chosen = run.inference_checkpoint()
         yield f"weights of {chosen.name} sha256 {sha256_of(chosen / 'weights.safetensors')}"

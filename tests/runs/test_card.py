@@ -69,6 +69,7 @@ def test_cards_say_what_was_trained_on_without_paths(copied_run, changed, techni
     tables = tomllib.loads(recipe.read_text("utf-8"))
     tables["summary"] = "own summary"
     tables["data"]["source"] = {"name": "files", "path": "/scans/heads"}
+    tables["data"]["leave_out"] = ["P07"]
     write_toml(recipe, tables)
     file = copied_run / "environment.json"
     about = read_json(file)
@@ -79,6 +80,7 @@ def test_cards_say_what_was_trained_on_without_paths(copied_run, changed, techni
 
     assert facts["technique"].endswith(f", {technique}")
     assert "/" not in facts["data"]
+    assert "P07" not in facts["data"]
 
 
 def test_cards_of_incomplete_runs_leave_more_open(copied_run, gantk):
