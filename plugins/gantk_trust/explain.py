@@ -96,19 +96,22 @@ def explain(
     if frame.dims == 3:
         what = "a network of volumes is not explained"
         raise UserError(what, where="RUN", allowed="networks of slices")
-    native = _planes(pipeline.stack_of(given), slice, frame.neighbours)
+    stack = pipeline.stack_of(given)
+    number = len(stack) // 2 if slice is None else slice
+    if not 0 <= number < len(stack):
+        allowed = f"0 to {len(stack) - 1}"
+        raise UserError(f"the image has no slice {number}", where="--slice", allowed=allowed)
+    places = neighbour_places(torch.tensor([number]), frame.neighbours, len(stack))[0]
+    native = torch.from_numpy(np.concatenate(stack[places.tolist()]))[None]
     prepare = pipeline.preparation(pipeline.own_scale(given.pixels))
     seen = prepare(native).to(model.runtime.device)
-    inside = torch.from_numpy(_region(region, tuple(native.shape[2:]))[None, None])
-    inside = prepare.to_size(inside.float(), torch.zeros(1, 1))[0, 0] > 0.5
-    if not inside.any():
-        what = "the region is smaller than a pixel of the network's input"
-        raise UserError(what, where="--region")
-
+    # how much of each pixel of the network's input is of the region
+    inside = prepare.to_size(_region(region, *native.shape[2:]), torch.zeros(1, 1))[0, 0].to(seen)
     network = model.network_of(letter, TranslateOptions(label=label))
 
     def region_mean(images: Tensor) -> Tensor:
-        return prepare.middle(network(images))[:, :, inside].flatten(1).mean(1)
+        made = prepare.middle(network(images)).mean(1)
+        return (made * inside).sum((1, 2)) / inside.sum()
 
     spread = [0, 0, *(side * BLUR for side in seen.shape[2:])]
     blurred = torch.from_numpy(gaussian_filter(seen.cpu().numpy(), spread, mode="nearest")).to(seen)
@@ -118,9 +121,9 @@ def explain(
     found = prepare.middle(attributed.detach())[0].sum(0).cpu().numpy()
     with torch.no_grad():
         difference = float(region_mean(seen) - region_mean(blurred))
-        made = prepare.middle(network(seen))[0].mean(0).cpu().numpy()
-    shown = prepare.middle(seen)[0].mean(0).cpu().numpy()
-    picture = _draw(shown, made, found, inside.numpy(), frame.range)
+        made = network(seen)
+    shown = [prepare.middle(each)[0].mean(0).cpu().numpy() for each in (seen, made)]
+    picture = _draw(*shown, found, inside.cpu().numpy(), frame.range)
     say(f"explains {difference:+.3g}, the change of the region's mean from the blurred input")
     if out is not None:
         make_folder(Path(out).parent)
@@ -131,23 +134,9 @@ def explain(
     return Explanation(found, difference, picture)
 
 
-def _planes(stack: np.ndarray, number: int | None, neighbours: int) -> Tensor:
-    """A slice with its neighbours as channels, (1, C, H, W), of a stack (slices, C, H, W)."""
-    if number is None:
-        number = len(stack) // 2
-    if not 0 <= number < len(stack):
-        allowed = f"0 to {len(stack) - 1}"
-        raise UserError(f"the image has no slice {number}", where="--slice", allowed=allowed)
-
-    places = neighbour_places(torch.tensor([number]), neighbours, len(stack))[0]
-    return torch.from_numpy(np.concatenate(stack[places.tolist()]))[None]
-
-
-def _region(text: str, sides: tuple[int, int]) -> np.ndarray:
-    """A mask (H, W) of the ranges in `text`, columns first; of everything without text."""
-    rows, columns = sides
-    if not text:
-        return np.ones(sides, bool)
+def _region(text: str, rows: int, columns: int) -> Tensor:
+    """An image (1, 1, H, W) that is 1 in the ranges of `text`, columns first; everywhere without."""
+    text = text or f"0:{columns},0:{rows}"
     found = re.fullmatch(r"(\d+):(\d+),(\d+):(\d+)", text)
     left, right, top, bottom = map(int, found.groups()) if found else (0, 0, 0, 0)
     if not (left < right <= columns and top < bottom <= rows):
@@ -155,8 +144,8 @@ def _region(text: str, sides: tuple[int, int]) -> np.ndarray:
         what = f"'{text}' is not a valid region of this image"
         raise UserError(what, where="--region", allowed=allowed)
 
-    inside = np.zeros(sides, bool)
-    inside[top:bottom, left:right] = True
+    inside = torch.zeros(1, 1, rows, columns)
+    inside[:, :, top:bottom, left:right] = 1
     return inside
 
 
@@ -174,7 +163,7 @@ def _draw(
     left, middle, right = figure.subplots(1, 3)
     left.imshow(seen, "gray", vmin=ends[0], vmax=ends[1])
     middle.imshow(made, "gray", vmin=ends[0], vmax=ends[1])
-    middle.contour(inside, [0.5], colors="gold")
+    middle.contour(inside, [inside.max() / 2], colors="gold")
     top = np.percentile(np.abs(found), SATURATION_PERCENTILE) or 1.0
     right.imshow(found, "bwr", vmin=-top, vmax=top)
     for axes in figure.axes:
