@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -44,9 +44,10 @@ def doubt(image: Image, frame: Any) -> str | None:
     """
     meant = usual_contrast(frame.source)
     names = names_with_contrast(image.facts, image.path, meant)
-    said = names_another(names, meant) if meant else ""
-    if said:
-        return f"the header or the name says {said.upper()}, but it is translated as {frame.source}"
+    # the first name that states a contrast counts; with an agent it fits T1, and MR any of MR's
+    said = sorted(next(filter(None, map(USUAL_WORDS.said, names)), ()))
+    if said and all(contradict(each.lower(), meant) for each in said):
+        return f"the header or the name says {said[0]}, but it is translated as {frame.source}"
     if times_contradict(image.facts, meant):
         return (
             f"the header's {times_in_words(image.facts)} are not those of {frame.source}, as which it"
@@ -61,19 +62,6 @@ def doubt(image: Image, frame: Any) -> str | None:
         return f"the input {strange}, but it is translated as {frame.source}"
 
     return None
-
-
-def names_another(names: Sequence[str], meant: str) -> str:
-    """The contrast in the first name that states one, if none of its words fits the contrast
-    `meant`; else "".
-
-    MR fits any of MR's contrasts, and T1 with a contrast agent fits T1.
-    """
-    for name in names:
-        said = {each.lower() for each in USUAL_WORDS.said(name)}
-        if said:
-            return min(said) if all(contradict(each, meant) for each in said) else ""
-    return ""
 
 
 def _share_of_range(image: np.ndarray, values: Any) -> np.ndarray:
@@ -137,10 +125,10 @@ def no_anatomy(pixels: np.ndarray, own: dict[str, Any] | None) -> str:
     if not np.ptp(gray) > 0:
         return ""  # blank: reported elsewhere
 
-    if (
-        max(_neighbours(gray, axis) for axis in range(gray.ndim - 2, gray.ndim))
-        < MIN_NEIGHBOUR_CORRELATION
-    ):
+    correlations = [
+        np.corrcoef(one.ravel(), other.ravel())[0, 1] for one, other in _neighbours(gray)
+    ]
+    if max(correlations) < MIN_NEIGHBOUR_CORRELATION:
         return "is noise (neighbouring pixels are uncorrelated)"
 
     if own is None:
@@ -173,22 +161,18 @@ def _is_label_map(pixels: np.ndarray) -> bool:
     values = np.unique(gray)
     if len(values) > MAX_LABELS or (values != np.rint(values)).any():
         return False
-    for axis in (gray.ndim - 2, gray.ndim - 1):
-        lines = np.moveaxis(gray, axis, 0)
-        one, other = lines[1:], lines[:-1]
+    for one, other in _neighbours(gray):
         inside = (one > values[0]) & (other > values[0])
         if not inside.any() or (one == other)[inside].mean() < MIN_SHARED_VALUE:
             return False
     return True
 
 
-def _neighbours(pixels: np.ndarray, axis: int) -> float:
-    """The correlation of neighbouring pixels along an axis."""
-    if pixels.shape[axis] < 3:
-        return 1.0
-
-    lines = np.moveaxis(pixels, axis, 0)
-    return float(np.corrcoef(lines[:-1].ravel(), lines[1:].ravel())[0, 1])
+def _neighbours(gray: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The pixels and their neighbours, along the columns and along the rows of each plane."""
+    for axis in (-2, -1):
+        lines = np.moveaxis(gray, axis, 0)
+        yield lines[:-1], lines[1:]
 
 
 def _spread(tissue: np.ndarray) -> float:
