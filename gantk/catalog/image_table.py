@@ -14,14 +14,13 @@ from pathlib import Path
 
 from gantk.catalog.catalog import COLUMNS, VOLUME, Catalog, Row, compose_text
 from gantk.catalog.contrasts import USUAL_WORDS, ContrastWords, one_word, only
+from gantk.catalog.domains import relative_to
 from gantk.catalog.layouts import without_contrast
 from gantk.catalog.question import rows_in_words
 from gantk.catalog.tables import LEFT_OUT, first_columns, read_rows, split_in
 from gantk.errors import UserError, count_noun, join_first
 from gantk.formats import files as io
 from gantk.formats.image import Scan
-
-FURTHER = [name for name in COLUMNS if name not in ("path", "domain", "patient")]
 
 
 class ImageTable:
@@ -88,15 +87,6 @@ class ImageTable:
             except UserError as error:
                 raise error.at(self._place(line)) from error
 
-        there = {contrast for contrast, *_ in rows}
-        empty = [contrast for contrast in self.column_of if contrast not in there]
-        if self.every and empty:
-            contrast = empty[0]
-            raise UserError(
-                f"the column {self.column_of[contrast]} of {self.called} is empty in every row",
-                where=self.where,
-                remedy=f"write the paths of {contrast} into it, or leave {contrast} out of data.domains",
-            )
         self._expect_no_empty_cells([*rows.values()], left_out)
         if not rows:
             raise self._no_image(left_out)
@@ -259,9 +249,7 @@ class ImageTable:
 
     def _key_of(self, row: Row) -> str:
         """The path of a row's file or series, relative to the table where it lies below."""
-        start = f"{self.folder}{os.sep}" if self.folder.parts else ""
-        path = str(row.scan.path)  # as text, which is faster
-        return path.removeprefix(start).replace(os.sep, "/")
+        return relative_to(row.scan.path, self.folder).as_posix()
 
 
 def wrong_header(
@@ -277,7 +265,7 @@ def wrong_header(
     return UserError(
         f"{called} {lacking}. Its header is {first_columns(columns)}",
         where=where,
-        allowed=f"{' or '.join(wanted)} as the header, and {', '.join(FURTHER)} where known",
+        allowed=f"{' or '.join(wanted)} as the header, and {', '.join([*COLUMNS][3:])} where known",
         remedy="rename the columns; others than these are not read",
     )
 

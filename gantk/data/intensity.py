@@ -438,8 +438,7 @@ class PerChannel(IntensityMapping):
 
 def network_range(mappings: Iterable[IntensityMapping]) -> tuple[float, float]:
     """The network intensities of black and white, the same for all domains."""
-    black, white = next(iter(mappings)).range
-    return float(black), float(white)
+    return next(iter(mappings)).range
 
 
 def mapping_from(state: dict[str, Any]) -> IntensityMapping:
@@ -457,7 +456,7 @@ def mapping_from(state: dict[str, Any]) -> IntensityMapping:
         # the options of a plugin's kind may be damaged, or its figures not its own
         mapping = registry().get("intensity", state["name"]).load().from_state(state)
         start, end = mapping.range
-        native = np.asarray(mapping.inverse(np.linspace(start, end, 9)[None, None]))
+        native = mapping.inverse(np.linspace(start, end, 9))
         if not (np.isfinite(native).all() and (np.diff(native) > 0).all()):
             raise ValueError("it does not increase")
 

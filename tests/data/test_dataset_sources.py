@@ -177,7 +177,7 @@ def test_images_that_share_a_pair_are_parted_by_patient(tree):
         ),
         ("path,domain\nstudy.csv,T1\n", "'study.csv' is not a readable image.*line 2"),
         ("path,domain\npatient0,T1\n", "patient0' is a folder.*line 2"),
-        ("T1,T2\npatient0/T1.nii.gz,\n", "column t2 of .* is empty in every row. Write"),
+        ("T1,T2\npatient0/T1.nii.gz,\npatient1/T1.nii.gz,\n", "no images of T2 in '.*study.csv'"),
         ("path,domain\npatient0/T1.nii.gz,T1,p0\n", "line 2 of .* has 3 cells, the header 2"),
         ("T1,T2,label\n,,x\n", "no path in the column t1 or t2.*line 2"),
         (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from gantk.data.preparation import Preparation, Record
 from gantk.data.split.copies import exact_copies
@@ -14,6 +14,7 @@ from gantk.data.split.near_duplicates import (
     near_copies,
     read_fingerprints,
 )
+from gantk.data.split.split import Splits
 from gantk.errors import UserError, join_first
 
 MAX_LISTED_LEAKS = 3  # leaks that an error lists
@@ -24,7 +25,7 @@ class LeakageError(UserError):
 
 
 def check_leakage(
-    splits: Mapping[str, Sequence[Record]],
+    splits: Splits,
     *,
     # whether a patient may give training images of both domains; False: that is a leak
     same_patient: bool = True,
@@ -43,7 +44,7 @@ def check_leakage(
     sides = [name for name in SETS for _ in splits[name]]
     records = [record for name in SETS for record in splits[name]]
     leaks = []
-    if getattr(splits, "by", None) != "block":
+    if splits.by != "block":
         subjects = [record.subject for record in records]
         pairs = [record.pair or "" for record in records]
         leaks += _on_two_sides("patient", zip(subjects, subjects, sides, strict=True))

@@ -19,7 +19,7 @@ Hash = Callable[[Iterable[Path]], dict[Path, str]]
 
 
 def split_json(
-    splits: Mapping[str, Sequence[Record]],
+    splits: Splits,
     left_out: Sequence[Record],
     sha256: Hash,
     consequences: Sequence[str],
@@ -51,11 +51,11 @@ def split_json(
         return known
 
     return RecordedSets(
-        by=getattr(splits, "by", None),
+        by=splits.by,
         consequences=[*consequences],
         **{name: [entry(record) for record in records] for name, records in sets.items()},
         left_out=[[*record.id, hashes_of(record).get("sha256", "")] for record in left_out],
-        **getattr(splits, "made", {}),
+        **splits.made,
     )
 
 
@@ -95,7 +95,10 @@ def read_splits(
     present = {record.id: record for record in records}
     _expect_unchanged(entries, present, sha256)
 
-    known = {key: _as_recorded(present[key], entry) for key, entry in entries.items()}
+    known = {}
+    for key, entry in entries.items():
+        subject = entry.subject or ""
+        known[key] = replace(present[key], subject=subject, pair=entry.pair, label=entry.label)
     sets: dict[str, list[Record]] = {name: [] for name in RECORDED_SETS}
     for key, record in known.items():
         sets[set_of[key]].append(record)
@@ -114,12 +117,6 @@ def read_splits(
             named_records.append(record)
 
     return Splits(sets, content.by, content.model_extra or {}), training, named_records
-
-
-def _as_recorded(record: Record, entry: RecordedImage) -> Record:
-    """A record with the pair and the class of its entry, and without a patient where it has none."""
-    subject = record.subject if entry.subject else ""
-    return replace(record, pair=entry.pair, label=entry.label, subject=subject)
 
 
 def _expect_unchanged(
