@@ -233,7 +233,10 @@ def _say_end(parts: Parts, folder: RunFolder, longer: bool, say: Say) -> None:
     if longer:
         train = parts.model.train
         length = f"steps={2 * train.steps}" if train.steps else f"epochs={2 * (train.epochs or 1)}"
-        say_next(f"gantk run {run}/recipe.toml --set train.{length}", say)
+        more = f"gantk run {run}/recipe.toml --set train.{length}"
+        if baseline := parts.model.evaluate.regression:
+            more += f" --set evaluate.regression={2 * baseline}"
+        say_next(more, say)
         label = "or"
     if parts.method.samples:
         say(f"{label:<9}gantk sample {run} -n 64 --out images")

@@ -289,7 +289,9 @@ class LesionContrast(PairMetric):
         """What a model does to lesions, in words, where it loses contrast in all likelihood; else ""."""
         highest = score.ends[1] if score.ends else score.value
         is_lost = highest is not None and highest < 1
-        return f"keeps in lesions {figures} of their contrast, where 1 is all" if is_lost else ""
+        if not is_lost:
+            return ""
+        return f"shows lesions too faint: it keeps {figures} of their contrast, where 1 is all"
 
 
 def _without_holes(masks: Tensor) -> Tensor:

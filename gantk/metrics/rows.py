@@ -203,7 +203,7 @@ def _without_verdicts(results: Results) -> Iterator[str]:
         if row.metric in WITH_MASKS and len(made) < 2:
             metric = WITH_MASKS[row.metric].load()
             said = metric.result(score, f"{row.value} {row.interval}".strip())
-            yield f"{row.direction} {said}" if said else ""
+            yield f"{row.direction} {said} ({row.sample.partition(' (')[0]})" if said else ""
 
 
 def sets_sentence(results: Results) -> str:

@@ -12,10 +12,12 @@ from typing import Any
 
 import pandas as pd
 
+from gantk.errors import join_first
 from gantk.metrics.names import (
     CEILING,
     FEATURES,
     FOREGROUND,
+    WITH_MASKS,
     baseline_words,
     baselines,
     join_words,
@@ -33,7 +35,7 @@ from gantk.metrics.rows import (
     result_tone,
     returned_rows,
 )
-from gantk.metrics.table import table_of
+from gantk.metrics.table import MODEL, table_of
 from gantk.metrics.verdict import Tone
 from gantk.runs.results import NO_VALUE, Results
 from gantk.terminal import LINE_WIDTH, TextTable
@@ -95,6 +97,13 @@ def summary_lines(results: Results, said: Collection[str] = ()) -> Iterator[str]
         yield with_label("note", without_pairs)
 
     yield from _remarks(results)
+    lines = table_of(results)
+    for metric in WITH_MASKS:
+        own = lines[(lines.metric == metric) & (lines.system == MODEL) & (lines.patient != "")]
+        known = own.groupby("patient").value.count()
+        if names := [*known.index[known == 0]]:
+            what = metric.replace("_", " ")
+            yield with_label("note", f"not counted in {what}: {join_first(names)}")
 
 
 def _table(rows: Sequence[Row]) -> Iterator[str]:

@@ -73,13 +73,14 @@ def plan_command(scans, out, methods, overwrite, **options) -> None:
     for each in targets:
         expect_file(each, "--out", overwrite=overwrite)
     texts, folds = plan_methods(scans, names, **options, folder=target.absolute().parent)
+    verb = "replaced" if any(each.exists() for each in targets) else "written"
     for each, text in zip(targets, texts, strict=True):
         write_output(each, text.encode())
     heads = (text.split("\n\n")[0].replace("\n#   ", " ").splitlines()[1:] for text in texts)
     for line in dict.fromkeys(chain.from_iterable(heads)):
         say(line.removeprefix("# "))
 
-    say(f"written  {' and '.join(map(str, targets))}, with a reason on each line")
+    say(f"{verb:<9}{' and '.join(map(str, targets))}, with a reason on each line")
     _say_runs(targets, bool(methods), folds, options["hours"])
 
 

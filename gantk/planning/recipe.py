@@ -5,6 +5,7 @@ images that the time allows, with a reason for each choice.
 from __future__ import annotations
 
 import copy
+import os
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -132,6 +133,9 @@ def plan_methods(
     kinds = {registry().get("method", name).load().paired for name in methods if name}
     settings = [*set, as_setting(layout)] if layout else list(set)
     path = Path(scans).absolute()
+    plain = Path(os.path.abspath(path))  # without "..", which a link would make another folder
+    if plain.exists() and plain.samefile(path):
+        path = plain
     decided = dict(map(parse_setting, settings))
     given = decided.get("data.domains", [])
     if to:
@@ -275,7 +279,20 @@ def _choose(
 
 
 def _sizes(seen: Scans) -> list[Size]:
-    """The sizes, smallest first; the last is the scans' own resolution if they share one."""
+    """The sizes, smallest first; the last is the scans' own resolution if they share one. At fewer
+    pixels than the first no model could be better than an intensity map in whole files.
+    """
+    sizes = _all_sizes(seen)
+    fine = [size for size in sizes if size.fit == "crop" or seen.can_beat_a_map(size.sides)]
+    if len(fine) == len(sizes):
+        return sizes
+    smallest, *larger = fine or sizes[-1:]
+    why = f"{smallest.why}; with fewer, no model could be better than an intensity map"
+    return [smallest._replace(why=why), *larger]
+
+
+def _all_sizes(seen: Scans) -> list[Size]:
+    """As of `_sizes`, also those that lose too much."""
     if len(seen.domains) == 1:
         why = "networks of images from noise need a power of two"
         return [Size((side, side), "pad", why) for side in NOISE_SIDES]
@@ -387,17 +404,15 @@ def _baseline_steps(steps: int) -> int:
 
 def _training_lines(seen: Scans, steps: int, why: str) -> Lines:
     """[train], [evaluate] and [translate]."""
+    save_every = min(steps, max(100, ceil(steps / 5)))
     lines: Lines = {
         "train.steps": (steps, why),
         "train.batch": (_batch(seen), "small, so that more steps fit into the time"),
         "train.optimizer": (ADAM, "the usual learning rate"),
         "train.schedule": ("linear", "the learning rate falls to 0 in the second half"),
         "train.ema": (0.995, "results use a moving average of the weights"),
-        "train.sample_every": (
-            min(steps, max(100, ceil(steps / 10))),
-            "steps between sample pictures",
-        ),
-        "train.save_every": (max(100, ceil(steps / 5)), "steps between checkpoints"),
+        "train.sample_every": (save_every, "steps between sample pictures"),
+        "train.save_every": (save_every, "steps between checkpoints"),
     }
     if steps < SHORT_TRAINING_STEPS:
         why = "larger than usual, because there are few steps"

@@ -320,5 +320,5 @@ def test_lesions_that_lose_their_contrast_are_named(end, is_said):
     kept = Score(value=0.06, ci95=[-0.2, end], n=6, images=6)
     found.metrics["a_to_b"]["lesion_contrast"] = kept
 
-    said = "T1 -> T2 keeps in lesions 0.0600 [-0.2000, 0.3000] of their contrast, where 1 is all."
+    said = "T1 -> T2 shows lesions too faint: it keeps 0.0600 [-0.2000, 0.3000] of their contrast"
     assert (said in result_sentence(found)) == is_said

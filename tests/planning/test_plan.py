@@ -317,3 +317,17 @@ def test_single_domain_plans_train_from_noise(tmp_path, instant_trials):
     assert tables["method"]["conditional"]
     assert tables["data"]["labels"]
     Recipe(tables).check()
+
+
+@pytest.mark.parametrize(("is_map", "is_whole"), [(True, True), (False, False)])
+def test_a_size_at_which_no_model_could_beat_a_map_is_not_planned(is_map, is_whole, tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        first, second = np.kron(rng.random((2, 20, 20)), np.ones((1, 8, 8))) * 200
+        if is_map:  # of fine detail, the negative of the other
+            first = 200 * rng.random((160, 160))
+            second = 250 - first
+        save_slice(tmp_path / f"p{number}" / "T1.png", first)
+        save_slice(tmp_path / f"p{number}" / "T2.png", second)
+    planned = tomllib.loads(plan(tmp_path, hours=0.001, to="T2"))
+    assert (max(planned["data"]["size"]) >= 160) == is_whole

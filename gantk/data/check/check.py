@@ -470,6 +470,7 @@ def result_of(found: Examination) -> dict[str, Any]:
         "summary": summary | _summary_of_use(found, usage) if usage else summary,
         "problems": [asdict(each) for each in problems],
         "settings": _proposed_settings(found),
+        "likely_pairs": len(found.proposed_pairs) // 2,
         "files": files,
     }
 
@@ -543,7 +544,8 @@ def _pairs_in_words(found: Examination, usage: Study) -> str:
     # only names say that two files without a voxel grid are a pair, where no table does
     by_name = any(x["a"].file and not x["a"].file.row.is_volume for x in pairs)
     is_stated = usage.source.pairs_by == "table"
-    said = f"{len(pairs)} {'by name' if by_name and not is_stated else 'registered'}"
+    how = "by table" if is_stated else "by name" if by_name else "registered"
+    said = f"{len(pairs)} {how}"
     if not found.fit:
         return f"{said}; none measured"
     said = f"{said}; {found.fit.measured} measured"

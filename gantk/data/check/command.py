@@ -77,6 +77,8 @@ def check_command(path, json_file, overwrite, verbose, **options) -> None:
             console().print(styled(f"{count_noun(notes, 'note')}: --verbose prints them", "dim"))
         if is_usable:
             command = _next_command(path, options["table"], options["layout"], options["set"])
+            if options["table"] and result["likely_pairs"]:
+                command += " --pictures pairs.png"
             say_next(command)
             for each in result["settings"]:
                 say(f"or       {command} --set {shlex.quote(each)}")

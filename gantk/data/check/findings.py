@@ -48,9 +48,8 @@ MAX_SPACING_RATIO = 1.2  # to the median of a domain
 MAX_WIDTH_RATIO = 2.0
 MAX_AIR = -200  # Hounsfield units: an image without a lower value shows no air
 MIN_CONTENT = 0.005  # share of pixels that differ from the background
-# by a mask, as a multiple of what it marks; rims around necrosis, of eight gliomas, enclose 0.4, an
-# open one 1.0
-MAX_ENCLOSED = 1.5
+# by a mask, as a multiple of what it marks; rims around necrosis, of eight gliomas, enclose 0.4
+MAX_ENCLOSED = 0.2
 MIN_IMAGES = 12  # of each domain, for comparing their looks
 MIN_DISTANCE = 1e-3  # of looks, so that copies have a ratio
 MAX_NEIGHBOURS = 2_000  # images of each domain that all looks are compared with
@@ -71,7 +70,7 @@ KINDS: Mapping[str, tuple[str, str | None]] = {
         "leave masks out; label maps need the intensity label_map (gantk show intensity label_map)",
     ),
     "lesions": ("warning", "give masks of the lesions alone, 0 elsewhere"),
-    "outlines": ("warning", "fill them, unless the inside is no lesion"),
+    "outlines": ("warning", "fill them, unless that is no lesion"),
     "remark": ("note", None),
     "units": ("warning", "convert them: of stored numbers from 0 to 4095, subtract 1024"),
     "planes": ("warning", "keep the images of one plane, or choose the plane with data.plane"),
@@ -212,8 +211,8 @@ FAULTS: Mapping[str, tuple[Callable[[Inspected, Study | None], bool], str]] = {
     ),
     "outlines": (
         lambda item, study: item.mask_shares[1] > MAX_ENCLOSED,
-        "the masks of these images enclose more than they mark, as outlines do, and scores in lesions"
-        " leave the inside out:",
+        "the masks of these images enclose unmarked tissue, as outlines do, or masks without the core of"
+        " a tumour. Scores in lesions leave it out:",
     ),
     "lesions": (
         lambda item, study: item.mask_shares[0] > MAX_LESION_SHARE * item.facts["content"],

@@ -325,15 +325,19 @@ def _levels(record: Record) -> np.ndarray:
 
 
 def _gray(record: Record) -> np.ndarray:
-    """An image (of a volume its middle plane; the mean of the channels) from 0 to 1, resized to 128 px
-    as in training.
-    """
+    """An image of `gray_of` from 0 to 1, resized to 128 px as in training."""
     from gantk.prepare.module import size_image
 
-    gray = np.nan_to_num(record.read()).mean(axis=0)
-    gray = gray if gray.ndim == 2 else gray[len(gray) // 2]
-    small = size_image(scale_to_unit(gray)[None], (COMPARED_SIDE, COMPARED_SIDE))[0]
+    small = size_image(gray_of(record)[None], (COMPARED_SIDE, COMPARED_SIDE))[0]
     return (small - small.min()) / max(np.ptp(small), 1e-9)
+
+
+def gray_of(record: Record) -> np.ndarray:
+    """An image (H, W), of a volume its middle plane, the mean of the channels, of which the 1st
+    percentile is 0 and the 99.5th 1.
+    """
+    gray = np.nan_to_num(record.read()).mean(axis=0)
+    return scale_to_unit(gray if gray.ndim == 2 else gray[len(gray) // 2])
 
 
 def pairs_that_do_not_fit(fit: Fit | None, tested: Collection[str]) -> Iterator[Problem]:
