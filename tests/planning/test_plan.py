@@ -320,7 +320,7 @@ def test_single_domain_plans_train_from_noise(tmp_path, instant_trials):
 
 
 @pytest.mark.parametrize(("is_map", "is_whole"), [(True, True), (False, False)])
-def test_a_size_at_which_no_model_could_beat_a_map_is_not_planned(is_map, is_whole, tmp_path):
+def test_a_size_that_loses_more_than_a_map_is_not_planned(is_map, is_whole, tmp_path):
     rng = np.random.default_rng(0)
     for number in range(8):
         first, second = np.kron(rng.random((2, 20, 20)), np.ones((1, 8, 8))) * 200
