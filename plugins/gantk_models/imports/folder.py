@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -33,15 +33,6 @@ AnyPath = str | os.PathLike[str]
 DOMAINS = ("A", "B")
 RANGE = (-1.0, 1.0)
 LEVELS = 255  # gray levels into which the range is divided
-
-
-class Network(NamedTuple):
-    """A network of a checkpoint: its name in file names, and in our method; its channels."""
-
-    file: str
-    name: str
-    inputs: int
-    outputs: int
 
 
 def import_checkpoint(
@@ -92,10 +83,8 @@ def import_checkpoint(
     tables = recipe_tables(options, domains, summary, gray)
     model = load_recipe(tables).check()
     method = build_method(model, channels, (), RANGE, start("cpu", "fp32", channels_last=False))
-    trained, imported = (
-        {f"{name.partition('.')[0]}." for name in each} for each in (method.state_dict(), state)
-    )
-    left_out = sorted(trained - imported)
+    missing = method.state_dict().keys() - state.keys()
+    left_out = sorted({f"{name.partition('.')[0]}." for name in missing})
     mapping = registry().get("intensity", "unit").load()().state()
     meta = {
         "method": model.method.name,
@@ -142,59 +131,42 @@ def _generators(
 ) -> tuple[dict[str, Tensor], dict[str, int]]:
     """The weights of the generators, and the number of channels of each domain."""
     a, b = options.input_nc, options.output_nc
-    networks = [Network("G", "g_ab", a, b)]
+    networks = [("G", "g_ab", a, b)]
     if options.model == "cycle_gan":
-        networks = [Network("G_A", "g_ab", a, b), Network("G_B", "g_ba", b, a)]
+        networks = [("G_A", "g_ab", a, b), ("G_B", "g_ba", b, a)]
 
     table = generator_table(options)
     filters = 2 * (table.get("down") == "blur") + 2 * (table["up"] == "linear")
     state = {}
-    for network in networks:
-        weights = Weights(_file(folder, options, network.file))
+    for file, name, inputs, outputs in networks:
+        weights = Weights(folder / f"{options.epoch}_net_{file}.pth")
         if table["name"] == "unet":
             weights.skips_last()
 
-        ours = bind("generator", table)(network.inputs, network.outputs, 2)
+        ours = bind("generator", table)(inputs, outputs, 2)
         fitted = weights.fit(ours, options.network, filters)
         if gray:
             ours.load_state_dict(fitted)
+            say(_gray_line(file, ours.eval(), options.crop_size))
             weights.average_colours()
             of_one = bind("generator", table)(1, 1, 2)
             fitted = weights.fit(of_one, options.network, filters)
-            of_one.load_state_dict(fitted)
-            say(_gray_line(network.file, ours.eval(), of_one.eval(), options.crop_size))
 
-        state |= {f"{network.name}.{key}": tensor for key, tensor in fitted.items()}
+        state |= {f"{name}.{key}": tensor for key, tensor in fitted.items()}
         say(f"read     {weights.path.name}: {options.network}")
 
     return state, {"a": 1, "b": 1} if gray else {"a": a, "b": b}
 
 
 @torch.no_grad()
-def _gray_line(name: str, colour: nn.Module, gray: nn.Module, side: int) -> str:
-    """How far a network of one channel is from the mean of the three channels it was made from."""
+def _gray_line(name: str, network: nn.Module, side: int) -> str:
+    """How far the three channels that become one differ."""
     noise = torch.rand(1, 1, side // 16, side // 16, generator=torch.Generator().manual_seed(0))
     picture = nn.functional.interpolate(noise, (side, side), mode="bilinear") * 2 - 1
-    outputs = colour(picture.expand(-1, 3, -1, -1))
+    outputs = network(picture.expand(-1, 3, -1, -1))
     scale = LEVELS / (RANGE[1] - RANGE[0])
     apart = float((outputs.amax(1) - outputs.amin(1)).max()) * scale
-    off = float((gray(picture) - outputs.mean(1, keepdim=True)).abs().max()) * scale
     return (
         f"gray     {name}: its three channels differ by up to {apart:.2g} gray levels of {LEVELS} on"
-        f" smooth noise, and the model of one channel from their mean by {off:.2g}"
-    )
-
-
-def _file(folder: Path, options: Options, network: str) -> Path:
-    """The file of a network; UserError that lists the files there are."""
-    path = folder / f"{options.epoch}_net_{network}.pth"
-    if path.is_file():
-        return path
-
-    found = sorted(each.name for each in folder.glob("*_net_G*.pth"))
-    raise UserError(
-        f"'{folder}' has no {path.name}, which a {options.model} checkpoint needs",
-        where="FOLDER",
-        allowed=found or "a folder checkpoints/NAME; this one has no networks",
-        remedy="choose another epoch with --set epoch=200, or another model with --set model=NAME",
+        " smooth noise; the model of one channel has their mean"
     )

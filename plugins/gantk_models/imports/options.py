@@ -7,12 +7,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from gantk.errors import UserError
 from gantk.files import read_file
+from gantk.plugin.spec import check
 
 FILE = "train_opt.txt"
 LINE = re.compile(r"^\s*(\w+): (.*?)\s*(?:\[default: .*\])?$", re.M)
@@ -23,7 +24,6 @@ BY_MODEL: dict[str, dict[str, Any]] = {
     "cut": {"no_dropout": True, "no_antialias": False, "no_antialias_up": False},
 }
 METHODS = {"cycle_gan": "cyclegan", "pix2pix": "pix2pix", "cut": "cut"}
-ModelName = Literal["cycle_gan", "pix2pix", "cut"]
 BLOCKS = {"resnet_9blocks": 9, "resnet_6blocks": 6, "resnet_4blocks": 4}
 DEPTHS = {"unet_256": 8, "unet_128": 7}
 DROPOUT = 0.5
@@ -43,9 +43,9 @@ class Options(BaseModel):
     wrote it.
     """
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: ModelName
+    model: Literal["cycle_gan", "pix2pix", "cut"]
     netG: Literal["resnet_9blocks", "resnet_6blocks", "resnet_4blocks", "unet_256", "unet_128"] = (
         "resnet_9blocks"
     )
@@ -86,43 +86,19 @@ def read_options(folder: Path, settings: Mapping[str, Any]) -> Options:
     values: dict[str, Any] = {}
     if (folder / FILE).is_file():
         text = read_file(folder / FILE, max_bytes=MAX_OPTIONS_BYTES).decode("utf-8", "replace")
-        values = {key: value for key, value in LINE.findall(text) if value != "None"}
+        values = {
+            key: value
+            for key, value in LINE.findall(text)
+            if key in Options.model_fields and value != "None"
+        }
 
-    unknown = sorted(settings.keys() - Options.model_fields)
-    if unknown:
-        raise UserError(
-            f"'{unknown[0]}' is not an option that an import uses",
-            where="--set",
-            allowed=sorted(Options.model_fields),
-        )
     values |= settings
-    if values.get("model") not in get_args(ModelName):
-        raise _unknown_model(values.get("model"), folder)
-
+    defaults = BY_MODEL.get(str(values.get("model")), {})
     try:
-        return Options.model_validate(BY_MODEL[values["model"]] | values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = str(first["loc"][0])
-        raise UserError(
-            f"{key} = {first['input']} cannot be imported: {first['msg'].lower()}",
-            where="--set" if key in settings else str(folder / FILE),
-        ) from None
-
-
-def _unknown_model(model: str | None, folder: Path) -> UserError:
-    what = f"the model '{model}' cannot be imported"
-    if model is None:
-        what = f"'{folder}' has no train_opt.txt that names the model that was trained"
-    return UserError(
-        what,
-        where="FOLDER",
-        allowed=get_args(ModelName),
-        remedy=(
-            "add --set model=NAME, and each other option that was not the default, such as"
-            " --set netG=resnet_6blocks"
-        ),
-    )
+        return check(Options, defaults | values, "an import")
+    except UserError as error:
+        key = ".".join(map(str, error.path))
+        raise error.at(f"{folder / FILE}, or --set {key}=VALUE") from None
 
 
 # ---- the recipe

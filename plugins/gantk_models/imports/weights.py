@@ -34,7 +34,7 @@ class Weights:
         """Read a file of named tensors, without running code in it; UserError where it is none."""
         self.path = path
         layers: dict[str, Layer] = {}
-        for key, tensor in sorted(read_state(path, "FOLDER").items(), key=_place):
+        for key, tensor in read_state(path, "FOLDER").items():
             name, _, short = WRAPPERS.sub("", key).rpartition(".")
             layers.setdefault(name, Layer(name, {})).tensors[short] = tensor
 
@@ -108,13 +108,6 @@ class Weights:
                 found.pop("bias", None)  # the norm would subtract it again
             if layer is None or module is None or found != expected:
                 raise self._unfit(layer, _text(expected) or "the end of the network", options)
-            if not all(tensor.isfinite().all() for tensor in layer.tensors.values()):
-                raise UserError(
-                    f"layer '{layer.name}' of '{self.path.name}' has values that are not finite",
-                    where=str(self.path),
-                    remedy="import an earlier epoch: --set epoch=100",
-                )
-
             for short in expected:
                 fitted[f"{name}.{short}"] = _as_ours(layer.tensors[short], module)
 
@@ -159,8 +152,3 @@ def _as_ours(tensor: Tensor, module: nn.Module) -> Tensor:
 
 def _text(shapes: dict[str, list[int]]) -> str:
     return ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-
-
-def _place(item: tuple[str, Tensor]) -> list[str]:
-    """Sorts the names of layers by their numbers."""
-    return [part.zfill(8) for part in item[0].split(".")]
