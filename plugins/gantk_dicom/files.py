@@ -140,9 +140,6 @@ def _read_header(path: Path, changed: int, size: int) -> Dataset:
                 "its header is truncated" if of_class else "it has no elements of a DICOM file"
             )
 
-        if frames_of(dataset) > max(1, dataset.held):
-            raise Broken(f"it is truncated: it declares {frames_of(dataset)} frames")
-
         return dataset
 
 
@@ -241,17 +238,12 @@ def stored_frames(path: Path) -> Iterator[np.ndarray]:
     """Yield the frames of a file as stored, (rows, columns); UserError if damaged."""
     dataset = header(path)
     with readable(path):
-        bare = Dataset()
-        # only the elements of how pixels are stored, so that no decoder rescales
-        of_pixels = [tag for tag in list(dataset.keys()) if 0x280000 < tag < 0x280120]
-        bare.update({tag: dataset.get_item(tag) for tag in of_pixels})
-        bare.file_meta = dataset.file_meta
         with io.FileIO(path) as raw:
             file = Bounded(raw)
             file.seek(dataset.pixels_at)
-            pixels = read_dataset(file, *dataset.original_encoding)
-        bare.PixelData = pixels.PixelData
-        bare["PixelData"].VR = pixels["PixelData"].VR
-        for frame in iter_pixels(bare):
+            stored = read_dataset(file, *dataset.original_encoding)
+        stored.update(dataset[0x280000:0x280120])  # the elements of how pixels are stored
+        stored.file_meta = dataset.file_meta
+        for frame in iter_pixels(stored):
             spend()
             yield frame

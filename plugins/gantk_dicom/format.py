@@ -59,15 +59,13 @@ class Dicom(SeriesFormat):
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
         """Read a slice, or the volume of a multi-frame file."""
-        with room("files").readable(path):
-            return room("read").read_files([path], values)
+        return self.read_series([path], values)
 
     def read_series(self, files: Sequence[Path], values: bool = True) -> Image:
         """Read the volume (1, D, H, W) of the files of one series; UserError where they are not one
         even stack.
         """
-        with room("files").readable(files[0] if len(files) == 1 else files[0].parent):
-            return room("read").read_files(files, values)
+        return room("read").read_files(files, values)
 
     def holds(self, image: Image) -> bool:
         """Whether the image was read from DICOM: its header is then a list."""

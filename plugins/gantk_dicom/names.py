@@ -11,7 +11,7 @@ import hashlib
 import re
 
 import numpy as np
-from pydicom.datadict import dictionary_VR, keyword_for_tag
+from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
@@ -179,7 +179,9 @@ def description_without_names(dataset: Dataset) -> str:
     tags = [
         tag
         for tag in list(dataset.keys())
-        if text and (keyword_for_tag(tag) in NAMING.split() or _is_name(tag))
+        if text
+        and dictionary_has_tag(tag)
+        and (keyword_for_tag(tag) in NAMING.split() or dictionary_VR(tag) == "PN")
     ]
     words = {word for tag in tags for word in re.findall(r"[^\W_]{2,}", value_of(dataset, tag))}
     for word in sorted(
@@ -189,13 +191,6 @@ def description_without_names(dataset: Dataset) -> str:
         text = re.sub(whole if len(word) < 4 else re.escape(word), "", text, flags=re.IGNORECASE)
 
     return text.strip()
-
-
-def _is_name(tag: BaseTag) -> bool:
-    try:
-        return dictionary_VR(tag) == "PN"
-    except KeyError:  # private, or unknown
-        return False
 
 
 def no_scan(found: Dataset) -> str:

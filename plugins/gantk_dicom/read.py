@@ -104,23 +104,23 @@ def read_files(files: Sequence[Path], values: bool = True) -> Image:
     UserError where slices are missing or unevenly spaced, or where they are not of one volume.
     """
     path = files[0] if len(files) == 1 else files[0].parent
-    slices = []
-    for file in files:
-        dataset = open_image(file)
-        with readable(file):
-            slices += slices_of(dataset, file)
-
-    slices, affine = _volume(path, slices)
-    headers = Headers(each.header for each in slices)
-    headers.lacks = _missing_images(files, headers)
-    shape = (len(slices), *shape_of(headers[0]))
-    headers.shape = shape[::-1]
-    sides = shape if affine is None else upright_sides(shape[::-1], affine)
-    sides = (1, *(n for n in sides if n > 1))
-    if not values:
-        return Image(zeros(*sides), affine, path, None, headers)
-
     with readable(path):
+        slices = []
+        for file in files:
+            dataset = open_image(file)
+            with readable(file):
+                slices += slices_of(dataset, file)
+
+        slices, affine = _volume(path, slices)
+        headers = Headers(each.header for each in slices)
+        headers.lacks = _missing_images(files, headers)
+        shape = (len(slices), *shape_of(headers[0]))
+        headers.shape = shape[::-1]
+        sides = shape if affine is None else upright_sides(shape[::-1], affine)
+        sides = (1, *(n for n in sides if n > 1))
+        if not values:
+            return Image(zeros(*sides), affine, path, None, headers)
+
         pixels, dtype = _values(slices)
         if affine is not None:
             pixels = to_upright(pixels.transpose(2, 1, 0), affine)
@@ -211,7 +211,7 @@ def _rescale(stored: np.ndarray, one: Slice) -> np.ndarray:
         return apply_modality_lut(stored, dataset)
 
     numbers = stored.astype(np.float64)
-    if _is_inverted(dataset):
+    if _is_inverted(one):
         top = -1 if stored.dtype.kind == "i" else 2 ** int(dataset.BitsStored) - 1
         numbers = top - numbers
     slope, intercept = one.rescale
@@ -225,14 +225,14 @@ def _rescale(stored: np.ndarray, one: Slice) -> np.ndarray:
     return numbers
 
 
-def _is_inverted(dataset: Dataset) -> bool:
+def _is_inverted(one: Slice) -> bool:
     """Whether to invert values: MONOCHROME1 (low is bright) without a unit, that is no CT, PET or
     rescale.
     """
+    dataset = one.header
     has_unit = (
         dataset.get("Modality") in ("CT", "PT")
         or dataset.get("RescaleType") == "HU"
-        or dataset.get("RescaleSlope") not in (None, 1)
-        or dataset.get("RescaleIntercept") not in (None, 0)
+        or one.rescale != (1, 0)
     )
     return dataset.get("PhotometricInterpretation") == "MONOCHROME1" and not has_unit

@@ -21,6 +21,7 @@ from contextlib import suppress
 from copy import deepcopy
 from datetime import datetime
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ from gantk import __version__
 from gantk.catalog.contrasts import CONTRASTS, words_of
 from gantk.errors import UserError
 from gantk.files import whole_folder
-from gantk.formats.image import MARK, Image, in_file_order, label_of
+from gantk.formats.image import MARK, Image, expect_grid, in_file_order, label_of
 from gantk_dicom.files import header, kind_of, readable
 from gantk_dicom.format import is_dicom
 from gantk_dicom.names import first_number, text_of
@@ -161,7 +162,6 @@ def _derive_datasets(image: Image, description: str) -> Iterator[Dataset]:
             what, where="OUTPUT", remedy="write NIfTI (.nii.gz), or read the DICOM files"
         )
 
-    columns, rows, count = headers.shape
     modality = modality_of(description.partition(",")[0], str(headers[0].get("Modality")))
     if image.channels != 1 or image.affine is None or modality not in CLASSES:
         raise UserError(
@@ -170,14 +170,8 @@ def _derive_datasets(image: Image, description: str) -> Iterator[Dataset]:
             allowed="gray slices of MR or CT with positions",
             remedy="write PNG or NIfTI: --format png, --format nii.gz",
         )
-    if int(np.prod(image.pixels.shape[1:])) != rows * columns * count:
-        what = (
-            f"the image has the shape {image.pixels.shape[1:]}, but '{image.path}' has"
-            f" {count} x {rows} x {columns}"
-        )
-        raise UserError(what, remedy="resize the image to the input's size first")
-
     affine = np.asarray(image.affine)
+    expect_grid(image, headers.shape, affine)
     volume = in_file_order(image.pixels[0], headers.shape, affine).transpose(2, 1, 0)
     sources = [each for each in image.made_of if isinstance(each, Headers)]
     with readable(image.path):
@@ -189,9 +183,9 @@ def _derive_datasets(image: Image, description: str) -> Iterator[Dataset]:
         [(low + high) / 2, max(high - low, 1e-3 * max(1.0, abs(high)))]
     )
     new.RescaleType = "HU" if new.Modality == "CT" else "US"  # unspecified
-    if count > 1:
+    if len(volume) > 1:
         (new.SpacingBetweenSlices,) = _texts([np.linalg.norm(affine[:3, 2])])
-    new.ImagesInAcquisition = count  # lets a reader notice missing files
+    new.ImagesInAcquisition = len(volume)  # lets a reader notice missing files
     return _slice_datasets(volume, headers, new, image.path)
 
 
@@ -248,17 +242,13 @@ def _texts(numbers: Iterable[float]) -> list[str]:
 
 
 def _save(dataset: Dataset, path: Path) -> None:
+    content = BytesIO()
     try:
-        dataset.save_as(path, enforce_file_format=True)
+        dataset.save_as(content, enforce_file_format=True)
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         what = f"the header of '{path.name}' cannot be written: {kind_of(error)}"
         raise UserError(what, remedy="write NIfTI") from None
-    except OSError as error:
-        # pydicom raises a copy, whose text is a traceback, without the cause's number
-        cause = error.__cause__ or error.__context__
-        if error.errno is None and isinstance(cause, OSError) and cause.errno:
-            raise OSError(cause.errno, cause.strerror, str(path)) from None
-        raise
+    path.write_bytes(content.getbuffer())
 
 
 # --- headers

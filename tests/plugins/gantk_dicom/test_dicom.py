@@ -290,7 +290,7 @@ REFUSED = {
     "mosaic": ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "mosaic"),
     "colours": ({"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}, "not gray"),
     "a palette": ({"PhotometricInterpretation": "PALETTE COLOR"}, "not gray"),
-    "frames": ({"NumberOfFrames": 10**9}, "truncated|GiB"),
+    "frames": ({"NumberOfFrames": 10**9}, "values, which no sound file"),
     "two numbers of channels": ({"SamplesPerPixel": [1, 1]}, "damaged"),
     "segmentation": (
         {"SOPClassUID": uid.SegmentationStorage},
