@@ -356,7 +356,9 @@ def test_real_folders_raise_no_alarm(shared_data, name):
     if name == "ct_mri":  # the slices of one of its patients show other planes
         assert "1 of 6 measured patients" in pairs[0]
         assert re.search(r": 32( in the test)? \(59% of 22\)\. In brackets", pairs[0])
-        alarms -= {"pairs"}
+        # and the CT of another was exported with another window
+        assert [each["files"] for each in problems if each["kind"] == "windows"] == [["20"]]
+        alarms -= {"pairs", "windows"}
     assert alarms <= {"scores"} if name != "brainix_dicom" else "contrast" not in alarms
 
 
@@ -618,3 +620,18 @@ def test_wrong_records_are_the_fault_of_their_source(written, wrong, says, tmp_p
     np.savez(tmp_path / "scans.npz", T1=np.zeros((2, 64, 64)), T2=np.ones((2, 64, 64)))
     with pytest.raises(UserError, match=f"{says}.*archive.py(:[0-9]+)?, offered by my-package"):
         check(tmp_path / "scans.npz", set=['data.domains=["T1", "T2"]'])
+
+
+@pytest.mark.parametrize("brighter", [0, 60])
+def test_a_patient_of_another_window_is_named(tmp_path, brighter):
+    for record in phantom(("T1", "T2"), 2, (64, 64), subjects=6, slices=3).records():
+        shown = 120 * record.read()[0] / record.read().max()
+        if record.subject == "subject-003" and record.domain == "a":
+            shown = np.where(shown > 12, shown + brighter, shown)
+        folder = tmp_path / record.subject / CONTRAST[record.domain]
+        save_slice(folder / f"{record.key[-3:]}.png", shown)
+
+    result = check(tmp_path)
+    told = [each["files"] for each in result["problems"] if each["kind"] == "windows"]
+    assert told == [["subject-003"]] * bool(brighter)
+    assert result["settings"] == ['data.leave_out=["subject-003"]'] * bool(brighter)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,13 @@ from gantk.catalog.contrasts import USUAL, usual_contrast
 from gantk.catalog.image_table import domains_in_table
 from gantk.catalog.question import LayoutQuestion, as_setting
 from gantk.catalog.scan import Asked, Patients, scan
-from gantk.data.check.findings import Problem, about_images, problem, unreadable_images
+from gantk.data.check.findings import (
+    Problem,
+    about_images,
+    leaving_out,
+    problem,
+    unreadable_images,
+)
 from gantk.data.check.inspect import Inspected, inspect, inspect_kept, scans_of
 from gantk.data.check.pairs import (
     Fit,
@@ -24,6 +31,7 @@ from gantk.data.check.pairs import (
     pairs_that_do_not_fit,
     show_the_same,
 )
+from gantk.data.check.windows import other_windows
 from gantk.data.check.write_table import expect_table, write_table
 from gantk.data.dataset import (
     Data,
@@ -245,6 +253,7 @@ def _examine_use(found: Examination, study: Study, every: bool) -> None:
     problems += refused
     if not refused:
         problems += _about_split(study, bool(doubts))
+    problems += other_windows(study.records, study.names)
     found.fit = measure_pairs(study.records)
     patients = [patients_of(x for x in study.records if x.domain == name) for name in study.letters]
     if len(patients) == 2 and not found.fit and not patients[0] & patients[1]:
@@ -477,7 +486,8 @@ def result_of(found: Examination) -> dict[str, Any]:
 
 def _proposed_settings(found: Examination) -> list[str]:
     """Settings that may help: to score lesions, and without patients whose pairs do not fit."""
-    settings = [each.setting for each in found.problems if each.setting]
+    patients = dict.fromkeys(chain.from_iterable(each.leave_out for each in found.problems))
+    settings = [leaving_out(patients)] if patients else []
     word = unused_masks(found.usage.source)[0] if found.usage else ""
     return [f"data.source.mask={word}", *settings] if word else settings
 

@@ -4,10 +4,11 @@ of all images and yields problems. Those of pairs are in `pairs`, those of a tra
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, compress
 
 import numpy as np
@@ -83,6 +84,7 @@ KINDS: Mapping[str, tuple[str, str | None]] = {
         ' data.intensity = { name = "percentile", per = "volume" }',
     ),
     "range": ("warning", 'set data.intensity.per = "volume"'),
+    "windows": ("warning", "export all with one window, or leave these patients out"),
     "contrast": ("warning", "look at them, and move those that are in the wrong domain"),
     "copies": ("warning", "remove the duplicates"),
     "near-copies": ("warning", "look at them, and keep one of each"),
@@ -92,8 +94,8 @@ KINDS: Mapping[str, tuple[str, str | None]] = {
 @dataclass
 class Problem:
     """A finding: its `kind`; `severity` (error, warning or note); `what` is wrong; the
-    names of the `files` concerned; a `remedy`, and a `setting` of a recipe that may be one, if there
-    are such.
+    names of the `files` concerned; a `remedy`, if there is one; and the patients whom
+    it may help to `leave_out`.
     """
 
     kind: str
@@ -101,16 +103,21 @@ class Problem:
     what: str
     files: list[str]
     remedy: str | None
-    setting: str | None = None
+    leave_out: list[str] = field(default_factory=list)
 
     @property
     def line(self) -> str:
         """A line for the terminal: severity, what, and the remedy as a second sentence."""
         remedy = self.remedy or ""
-        if self.setting:
-            remedy += f": --set {shlex.quote(self.setting)}"
+        if self.leave_out:
+            remedy += f": --set {shlex.quote(leaving_out(self.leave_out))}"
         sentences = [self.what, remedy[:1].upper() + remedy[1:].rstrip(".")]
         return f"{self.severity:<9}{'. '.join(filter(None, sentences))}"
+
+
+def leaving_out(patients: Iterable[str]) -> str:
+    """The setting of a recipe that leaves these patients out."""
+    return f"data.leave_out={json.dumps([*patients])}"
 
 
 def problem(

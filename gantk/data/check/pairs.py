@@ -4,7 +4,6 @@ of an image and a partner, which is its own one, that one moved or mirrored, or 
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -294,7 +293,7 @@ def _information(image: np.ndarray, partners: Iterable[np.ndarray]) -> list[floa
 
 
 def draw_pairs(records: Sequence[Record], fit: Fit, file: Path) -> None:
-    """Write a picture of 10 pairs side by side: at most 8 that may not fit, below them others."""
+    """Write a picture of 10 pairs side by side: 5 that may not fit, below them others of each patient."""
     from PIL import Image, ImageDraw
 
     doubted = {*fit.misfits, *fit.doubted}
@@ -303,8 +302,10 @@ def draw_pairs(records: Sequence[Record], fit: Fit, file: Path) -> None:
         record = pair["a"]
         is_told = not doubted.isdisjoint({record.subject, record.scan_key or record.key})
         pairs[is_told].append(pair)
-    shown = [(pair, ": may not fit") for pair in spread(pairs[True], 8)]
-    shown += [(pair, "") for pair in spread(pairs[False], 10 - len(shown))]
+    shown = [(pair, ": may not fit") for pair in spread(pairs[True], 5)]
+    owners = [pair["a"].subject or pair["a"].key for pair in pairs[False]]
+    others = spread_over_owners(pairs[False], owners, 10 - len(shown))
+    shown += [(pair, "") for pair in others]
     row = SHOWN_SIDE + LINE
     sheet = Image.new("L", (2 * SHOWN_SIDE, row * len(shown)), "white")
     text = ImageDraw.Draw(sheet).text
@@ -372,8 +373,7 @@ def pairs_that_do_not_fit(fit: Fit | None, tested: Collection[str]) -> Iterator[
         )
         left = f"{fit.patients - len(fit.misfits)} of {fit.patients} patients are left"
         remedy = f"look at them (--pictures pairs.png); correct these patients, or leave them out ({left})"
-        setting = f"data.leave_out={json.dumps([*fit.misfits])}"
-        yield replace(problem("pairs", what, (), remedy), setting=setting)
+        yield replace(problem("pairs", what, (), remedy), leave_out=[*fit.misfits])
     for why, words in DOUBTS.items():
         names = sorted(name for name, doubt in fit.doubted.items() if doubt == why)
         if names:
