@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
-from copy import copy
 from dataclasses import replace
 from glob import glob
 from pathlib import Path
@@ -37,7 +36,7 @@ def load(model: Any, device: str | None) -> Ensemble | None:
     return members[0] if members else None
 
 
-def member_paths(model: str | os.PathLike[str] | Iterable[Any]) -> list[Path] | None:
+def member_paths(model: str | os.PathLike[str] | Iterable[Any]) -> list[str] | None:
     """The paths in a list, `RUN1,RUN2`, or a glob pattern, in order; None for a single model."""
     if isinstance(model, (str, os.PathLike)):
         text = os.fspath(model)
@@ -60,8 +59,7 @@ def member_paths(model: str | os.PathLike[str] | Iterable[Any]) -> list[Path] | 
             )
         name = os.fspath(part).strip()
         if name:
-            address = "://" in name  # such as hf://USER/NAME
-            paths += member_paths(name) or [name if address else Path(name)]
+            paths += member_paths(name) or [name]
 
     if not paths:
         raise UserError(
@@ -87,37 +85,22 @@ class Ensemble(Model):
 
     def __init__(self, members: Sequence[Model], names: Sequence[Any]):
         self.members = members
-        usual = _ends(next(iter(members[0].frames.values())))
-        common = set.intersection(*(set(map(_ends, each.frames.values())) for each in members))
-        for member, name in zip(members, names, strict=True):
-            known = [*member.frames.values()]
-            if usual not in map(_ends, known):
+        frames = [[*member.frames.values()] for member in members]
+        usual = frames[0][0]
+        for own, name in zip(frames, names, strict=True):
+            if _ends(usual) not in map(_ends, own):
                 raise UserError(
-                    f"the models do not fit together: '{names[0]}' translates"
-                    f" {_words(next(iter(members[0].frames.values())))}, '{name}' {_words(known[0])}",
+                    f"the models do not fit together: '{names[0]}' translates {_words(usual)},"
+                    f" '{name}' {_words(own[0])}",
                     where="RUN",
                     remedy="name models of the same domains",
                 )
 
-        self.pipelines = {}
-        for letter, pipeline in members[0].pipelines.items():
-            if _ends(pipeline.frame) in common:
-                own = copy(pipeline)
-                own.frame = self._common_frame(pipeline.frame)
-                self.pipelines[letter] = own
-
-    def _common_frame(self, frame: Frame) -> Frame:
-        """The first member's frame; its range of the target's values covers those of all members."""
-        all_values = [each.frames[each.domain(frame.target)].values for each in self.members]
-        if not all(all_values):
-            return replace(frame, values={})
-
-        ranges = [values["target"] for values in all_values]
-        ends = {
-            "low": min(each["low"] for each in ranges),
-            "high": max(each["high"] for each in ranges),
+        self.pipelines = {
+            letter: pipeline
+            for letter, pipeline in members[0].pipelines.items()
+            if all(_ends(pipeline.frame) in map(_ends, own) for own in frames)
         }
-        return replace(frame, values=frame.values | {"target": ranges[0] | ends})
 
     def classes(self) -> tuple[str, ...]:
         """The classes of the first member."""
@@ -153,26 +136,22 @@ class Ensemble(Model):
         """The mean of the members' translations, and with `options.uncertainty` their standard
         deviation (Welford 1962).
         """
-        mean: Tensor | None = None
-        square: Tensor | None = None
+        mean = torch.zeros(())
+        square = torch.zeros(())  # the sum of squared distances from the mean
         for_members = self._member_options(options)
         name = to if to and len(to) > 1 else self.frames[self.domain(to)].target
         notes = self._notes_on_scales(name)
         for number, member in enumerate(track(self.members, "", "model"), 1):
             (made,), own_scale, said = member.results(image, name, for_members, pixels)
             notes += said
-            if mean is None:
-                mean = made
-                if options.uncertainty:
-                    square = torch.zeros_like(mean)
-                continue
-
             apart = made - mean
-            mean.add_(apart, alpha=1 / number)
-            if square is not None:  # the product of the distances from the old and the new mean
-                square.addcmul_(apart, apart, value=1 - 1 / number)
+            mean = mean + apart / number
+            if options.uncertainty:
+                square = square + apart * (made - mean)
 
-        results = [mean] if square is None else [mean, square.div_(number - 1).sqrt_()]
+        results = [mean]
+        if options.uncertainty:
+            results.append((square / (number - 1)).sqrt())
         return Results(results, own_scale, [*dict.fromkeys(notes)])
 
     def _notes_on_scales(self, to: str) -> list[tuple[str, str]]:
