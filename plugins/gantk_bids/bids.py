@@ -46,12 +46,11 @@ class Bids(VolumeSource):
         files = io.files_below(path, True, bool) if path.is_dir() else []
         places = [file.relative_to(path).parts for file in files]
         folders = {parts[0] for parts in places if len(parts) > 1}
-        while len(folders) == 1 and not any(map(SUBJECT.match, folders)):
-            path = path / folders.pop()  # an archive's own folder
-            places = [parts[1:] for parts in places if path.name == parts[0]]
-            folders = {parts[0] for parts in places if len(parts) > 1}
+        has_subjects = any(map(SUBJECT.match, folders))
+        if len(folders) == 1 and not has_subjects:
+            return cls.accepts(path / folders.pop())  # an archive's own folder
 
-        described = ("dataset_description.json",) in places and any(map(SUBJECT.match, folders))
+        described = ("dataset_description.json",) in places and has_subjects
         scans = (parts for parts in places if ANATOMY.fullmatch("/".join(parts)))
         return {"path": str(path)} if described or any(scans) else None
 

@@ -87,9 +87,8 @@ class Derivatives:
         if contrast.upper() != "T1CE":
             entities.pop("ce", None)  # the contrast agent of the input
         entities["desc"] = re.sub("[^A-Za-z0-9]", "", label)
-        first = [key for key in scan.entities if key in entities and key not in LAST]
-        last = [key for key in LAST if key in entities]
-        name = "".join(f"{key}-{entities[key]}_" for key in first + last)
+        in_order = sorted(entities, key=lambda key: LAST.index(key) if key in LAST else -1)
+        name = "".join(f"{key}-{entities[key]}_" for key in in_order)
         folder = suffix if suffix in ("ct", "pet") else "anat"
         return f"{scan.study}/{folder}/{name}{suffix}"
 
@@ -107,11 +106,9 @@ class Derivatives:
 
     def after_writing(self, path: Path, files: Sequence[Path], contrast: str) -> None:
         """With the first result write dataset_description.json."""
-        if not self.written_to:
-            self.written_to = True
-            self._describe()
-
-    def _describe(self) -> None:
+        if self.written_to:
+            return
+        self.written_to = True
         root = Path(os.path.relpath(self.root.resolve(), self.target.resolve())).as_posix()
         description = {
             "Name": "gantk translations",
@@ -122,7 +119,9 @@ class Derivatives:
         others = [each for each in generators if each.get("Name") != "gantk"]
         description["GeneratedBy"] = [*others, self._generator()]
         description["DatasetLinks"] = description.get("DatasetLinks", {}) | {SOURCE: root}
-        _write(self.target / DESCRIPTION, description)
+        make_folder(self.target)
+        content = json.dumps(description, indent=2) + "\n"
+        write_output(self.target / DESCRIPTION, content.encode())
 
     def _generator(self) -> dict[str, Any]:
         model = self.model
@@ -142,8 +141,3 @@ def _root(scan: Named) -> Path:
     """
     subjects = [folder for folder in scan.path.parents if folder.name == scan.subject]
     return subjects[-1].parent if subjects else scan.path.parent
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    make_folder(path.parent)
-    write_output(path, (json.dumps(content, indent=2) + "\n").encode())

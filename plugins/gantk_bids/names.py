@@ -32,22 +32,11 @@ class Named:
     study: str  # "sub-01/ses-2", or the subject where there are no sessions
 
     def matches(self, text: str) -> bool:
-        """Whether it has this suffix and these entities: `acq-fast_T1w`, or `ce_T1w` or `ce-*_T1w`
-        with any value; false for other names with `ce-`.
+        """Whether it has a suffix of `SUFFIXES`: one with `ce-*_` needs a contrast agent, others
+        allow none.
         """
-        *asked, suffix = text.split("_")
-        if suffix != self.suffix:
-            return False
-
-        unasked_agent = "ce" in self.entities
-        for entity in asked:
-            key, _, value = entity.partition("-")
-            if key not in self.entities or value not in ("", "*", self.entities[key]):
-                return False
-            if key == "ce":
-                unasked_agent = False
-
-        return not unasked_agent
+        *agent, suffix = text.split("_")
+        return suffix == self.suffix and bool(agent) == ("ce" in self.entities)
 
 
 def parse_name(path: Path) -> Named | None:

@@ -55,7 +55,7 @@ class Dicom(SeriesFormat):
 
     def describe(self, path: Path) -> SeriesHeader:
         """What the header of a file says of its series, without names of people."""
-        return room("names").describe(room("files").header(path))
+        return room("names").describe(self.header(path))
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
         """Read a slice, or the volume of a multi-frame file."""

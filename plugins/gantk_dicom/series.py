@@ -19,13 +19,12 @@ import numpy as np
 from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
-from pydicom.uid import SecondaryCaptureImageStorage
 
 from gantk.errors import UserError, count_noun, raise_if_of_machine
 from gantk.formats.budget import Broken, reading, spend
 from gantk.formats.files import natural, split_suffix
 from gantk.formats.image import UPRIGHT, Scan
-from gantk_dicom.files import class_of, frames_of, header, is_gray, no_image, readable
+from gantk_dicom.files import frames_of, header, is_gray, no_image, readable
 from gantk_dicom.names import description_without_names, pseudonym, text_of, value_of
 
 # Groups of elements that describe patient, study, series, acquisition and pixels. All of them are
@@ -361,8 +360,7 @@ def group_into_scans(folder: Path, files: Sequence[Path]) -> list[Scan]:
 
 def _is_picture(dataset: Dataset, one: Slice) -> bool:
     """Whether a file is a picture of its own: in colour, or of no place in the patient."""
-    is_capture = class_of(dataset).startswith(SecondaryCaptureImageStorage)
-    is_placed = dataset.get("Modality") in PLACED_MODALITIES and not is_capture
+    is_placed = dataset.get("Modality") in PLACED_MODALITIES
     return not is_gray(dataset) or (bool(one.lacks) and not is_placed)
 
 

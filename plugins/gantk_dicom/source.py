@@ -4,7 +4,7 @@ name.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -74,15 +74,17 @@ class Dicom(VolumeSource):
         found = [row for row in series if row.header]
         chosen = {contrast: self._of_contrast(contrast, found) for contrast in self.patterns}
         contrast_of: dict[str, str] = {}
+        rows = []
         for contrast, own in chosen.items():
             for row in own:
-                row.contrast = contrast_of.setdefault(row.scan.name, contrast)
-        rows = [row for own in chosen.values() for row in own]
-        if len(contrast_of) < len(rows):
-            (twice, _), *_ = Counter(row.scan.name for row in rows).most_common(1)
-            what = f"'{twice}' belongs to both domains, {' and '.join(self.domains)}"
-            remedy = f"make data.source.a and data.source.b more specific. {FILL_IN_TABLE}"
-            raise UserError(what, where="data.source", remedy=remedy)
+                row.contrast = contrast
+                if contrast_of.setdefault(row.scan.name, contrast) != contrast:
+                    what = (
+                        f"'{row.scan.name}' belongs to both domains, {' and '.join(self.domains)}"
+                    )
+                    remedy = f"make data.source.a and data.source.b more specific. {FILL_IN_TABLE}"
+                    raise UserError(what, where="data.source", remedy=remedy)
+            rows += own
 
         self.set_patients(rows)
         self.notes = _notes_on_people(rows)
