@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,11 +18,7 @@ STATISTICS = {"running_mean", "running_var", "num_batches_tracked"}
 TRANSPOSED = tuple(CONV_TRANSPOSE.values())
 
 
-class Layer(NamedTuple):
-    """One layer of a file: its name there, and its tensors by their short names."""
-
-    name: str
-    tensors: dict[str, Tensor]
+Layer = tuple[str, dict[str, Tensor]]  # its name in a file, and its tensors by their short names
 
 
 class Weights:
@@ -33,17 +27,17 @@ class Weights:
     def __init__(self, path: Path):
         """Read a file of named tensors, without running code in it; UserError where it is none."""
         self.path = path
-        layers: dict[str, Layer] = {}
+        layers: dict[str, dict[str, Tensor]] = {}
         for key, tensor in read_state(path, "FOLDER").items():
             name, _, short = WRAPPERS.sub("", key).rpartition(".")
-            layers.setdefault(name, Layer(name, {})).tensors[short] = tensor
+            layers.setdefault(name, {})[short] = tensor
 
-        self.filters = [layer for layer in layers.values() if FILTER in layer.tensors]
+        self.filters = [layer for layer in layers.items() if FILTER in layer[1]]
         # statistics without weights: instance norm before PyTorch 0.4, which no version uses
         self.layers = [
-            layer
-            for layer in layers.values()
-            if FILTER not in layer.tensors and not layer.tensors.keys() <= STATISTICS
+            (name, tensors)
+            for name, tensors in layers.items()
+            if FILTER not in tensors and not tensors.keys() <= STATISTICS
         ]
 
     def skips_last(self) -> None:
@@ -51,9 +45,9 @@ class Weights:
         file has the skip first.
         """
         convolutions = [
-            layer.tensors
-            for layer in self.layers
-            if "weight" in layer.tensors and layer.tensors["weight"].ndim == 4
+            tensors
+            for _, tensors in self.layers
+            if "weight" in tensors and tensors["weight"].ndim == 4
         ]
         for tensors in convolutions[len(convolutions) // 2 + 1 :]:
             weight = tensors["weight"]
@@ -63,8 +57,7 @@ class Weights:
         """Make a network of one channel: exact for its input, a gray picture in each of three
         channels; its output is the mean of three, before the last activation.
         """
-        first = self.layers[0].tensors
-        last = self.layers[-1].tensors
+        (_, first), *_, (_, last) = self.layers
         first["weight"] = first["weight"].sum(1, keepdim=True)
         axis = list(last["weight"].shape[:2]).index(last["bias"].numel())
         last["weight"] = last["weight"].mean(axis, keepdim=True)
@@ -84,7 +77,7 @@ class Weights:
         """
         if len(self.filters) != filters:
             raise self._unfit(
-                self.filters[0] if self.filters else None,
+                next(iter(self.filters), None),
                 f"a network of {filters} antialiased layers",
                 options,
             )
@@ -98,25 +91,30 @@ class Weights:
             for name, module in network.named_modules()
             if next(module.parameters(recurse=False), None) is not None
         ]
-        for layer, own in zip_longest(self.layers, ours):
-            name, module = own or ("", None)
-            expected = _shapes(module, layer)
-            found = {} if layer is None else _shapes_of(layer)
+        for (key, tensors), (name, module) in zip(self.layers, ours, strict=False):
+            expected = _shapes(module, tensors)
+            found = _shapes_of(tensors)
             if isinstance(module, InstanceNorm):
                 found = {short: shape for short, shape in found.items() if short in expected}
             elif drops_offsets and "bias" not in expected:
                 found.pop("bias", None)  # the norm would subtract it again
-            if layer is None or module is None or found != expected:
-                raise self._unfit(layer, _text(expected) or "the end of the network", options)
+            if found != expected:
+                raise self._unfit((key, tensors), _text(expected), options)
+
             for short in expected:
-                fitted[f"{name}.{short}"] = _as_ours(layer.tensors[short], module)
+                fitted[f"{name}.{short}"] = _as_ours(tensors[short], module)
+
+        if len(self.layers) != len(ours):
+            extra = next(iter(self.layers[len(ours) :]), None)
+            raise self._unfit(extra, f"a network of {len(ours)} layers", options)
 
         return fitted
 
     def _unfit(self, layer: Layer | None, expected: str, options: str) -> UserError:
         found = "the file ends"
         if layer is not None:
-            found = f"layer '{layer.name}' has {_text(_shapes_of(layer))}"
+            name, tensors = layer
+            found = f"layer '{name}' has {_text(_shapes_of(tensors))}"
         return UserError(
             f"'{self.path.name}' does not fit its options: {found}, but {expected} is expected for"
             f" {options}",
@@ -125,20 +123,17 @@ class Weights:
         )
 
 
-def _shapes_of(layer: Layer) -> dict[str, list[int]]:
-    names = sorted(layer.tensors, reverse=True)  # the weight first
-    return {short: list(layer.tensors[short].shape) for short in names}
+def _shapes_of(tensors: dict[str, Tensor]) -> dict[str, list[int]]:
+    names = sorted(tensors, reverse=True)  # the weight first
+    return {short: list(tensors[short].shape) for short in names}
 
 
-def _shapes(module: nn.Module | None, layer: Layer | None) -> dict[str, list[int]]:
+def _shapes(module: nn.Module, tensors: dict[str, Tensor]) -> dict[str, list[int]]:
     """The shapes of a file's layer for one of ours: a transposed convolution has 3x3 weights there
     in a ResNet.
     """
-    if module is None:
-        return {}
-    own = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
-    found = _shapes_of(layer) if layer else {}
-    if isinstance(module, TRANSPOSED) and found.get("weight", [])[2:] == [3, 3]:
+    own = _shapes_of(module.state_dict())
+    if isinstance(module, TRANSPOSED) and _shapes_of(tensors).get("weight", [])[2:] == [3, 3]:
         own["weight"][2:] = [3, 3]
     return own
 
