@@ -18,9 +18,6 @@ STATISTICS = {"running_mean", "running_var", "num_batches_tracked"}
 TRANSPOSED = tuple(CONV_TRANSPOSE.values())
 
 
-Layer = tuple[str, dict[str, Tensor]]  # its name in a file, and its tensors by their short names
-
-
 class Weights:
     """The layers of a reference network, in the order in which it runs them."""
 
@@ -32,7 +29,7 @@ class Weights:
             name, _, short = WRAPPERS.sub("", key).rpartition(".")
             layers.setdefault(name, {})[short] = tensor
 
-        self.filters = [layer for layer in layers.items() if FILTER in layer[1]]
+        self.filters = sum(FILTER in tensors for tensors in layers.values())
         # statistics without weights: instance norm before PyTorch 0.4, which no version uses
         self.layers = [
             (name, tensors)
@@ -75,11 +72,9 @@ class Weights:
             UserError: a layer of the file is not that of the network. The message has its name and
                 shape, and what was expected.
         """
-        if len(self.filters) != filters:
+        if self.filters != filters:
             raise self._unfit(
-                next(iter(self.filters), None),
-                f"a network of {filters} antialiased layers",
-                options,
+                f"it has {self.filters} antialiased layers", f"a network of {filters}", options
             )
 
         fitted = {}
@@ -99,22 +94,20 @@ class Weights:
             elif drops_offsets and "bias" not in expected:
                 found.pop("bias", None)  # the norm would subtract it again
             if found != expected:
-                raise self._unfit((key, tensors), _text(expected), options)
+                shapes = _text(_shapes_of(tensors))
+                raise self._unfit(f"layer '{key}' has {shapes}", _text(expected), options)
 
             for short in expected:
                 fitted[f"{name}.{short}"] = _as_ours(tensors[short], module)
 
         if len(self.layers) != len(ours):
-            extra = next(iter(self.layers[len(ours) :]), None)
-            raise self._unfit(extra, f"a network of {len(ours)} layers", options)
+            raise self._unfit(
+                f"it has {len(self.layers)} layers", f"a network of {len(ours)}", options
+            )
 
         return fitted
 
-    def _unfit(self, layer: Layer | None, expected: str, options: str) -> UserError:
-        found = "the file ends"
-        if layer is not None:
-            name, tensors = layer
-            found = f"layer '{name}' has {_text(_shapes_of(tensors))}"
+    def _unfit(self, found: str, expected: str, options: str) -> UserError:
         return UserError(
             f"'{self.path.name}' does not fit its options: {found}, but {expected} is expected for"
             f" {options}",

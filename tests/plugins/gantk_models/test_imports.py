@@ -343,7 +343,7 @@ MISFITS = [
     ),
     ({"netG": "unet_256"}, "'model.1' has weight [4, 1, 7, 7], bias [4], but weight [4, 1, 4, 4]"),
     ({"norm": "batch"}, "netG = resnet_6blocks, norm = batch"),
-    ({"no_antialias": False}, "the file ends, but a network of 2 antialiased layers is expected"),
+    ({"no_antialias": False}, "it has 0 antialiased layers, but a network of 2 is expected"),
     ({"netG": "stylegan2"}, "'unet_256' or 'unet_128', not \"stylegan2\""),
     ({"model": "colorization"}, "'pix2pix' or 'cut', not \"colorization\""),
     ({"epoch": "7"}, "7_net_G_A.pth' does not exist"),
