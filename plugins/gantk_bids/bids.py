@@ -78,8 +78,7 @@ class Bids(VolumeSource):
         paths = [mask for mask, own in study_of.items() if own == study]
         if not paths:  # a mask without a session has its subject as its study
             paths = [mask for mask, own in study_of.items() if own == row.subject]
-        if len(paths) > 1:
-            paths = [path for path in paths if not io.difference(path, row.path)] or paths
+        paths = [path for path in paths if not io.difference(path, row.path)] or paths
         return self.mask_of(row.path, paths)
 
     def _participants(self) -> dict[str, dict[str, str]]:

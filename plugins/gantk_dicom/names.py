@@ -86,10 +86,10 @@ def pseudonym(identifier: str) -> str:
     return Pseudonym(f"patient-{_short_hash(identifier)}", identifier) if identifier else ""
 
 
-def study_pseudonym(patient: str, study: tuple[str, str]) -> str:
+def study_pseudonym(patient: str, study: str, frame: str) -> str:
     """A pseudonym for a patient's study and frame of reference; "" where one of them is unknown."""
-    raw = "/".join((getattr(patient, "of", patient), *study))
-    return Pseudonym(f"{patient}/{_short_hash(raw)}", raw) if all(study) else ""
+    raw = f"{getattr(patient, 'of', patient)}/{study}/{frame}"
+    return Pseudonym(f"{patient}/{_short_hash(raw)}", raw) if study and frame else ""
 
 
 def _short_hash(text: str) -> str:
@@ -111,7 +111,7 @@ def describe(found: Dataset) -> SeriesHeader:
         no_scan=no_scan(found),
         patient=patient,
         study=pseudonym(study),
-        pair=study_pseudonym(patient, (study, frame)),
+        pair=study_pseudonym(patient, study, frame),
         agent=bool(agent) and not NATIVE.search(f" {agent} "),
         person={name: value_of(found, name) for name in (*PERSON, "PatientName")},
     )

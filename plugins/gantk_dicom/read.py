@@ -198,7 +198,7 @@ def _values(slices: Sequence[Slice]) -> tuple[np.ndarray, np.dtype]:
             pixels[k] = _rescale(stored, slices[k])
             dtypes.add(stored.dtype)
     padding = np.isnan(pixels)
-    if padding.any() and not padding.all():  # it is not measured: treat it as air
+    if padding.any():  # it is not measured: treat it as air
         pixels[padding] = pixels[~padding].min()
     is_whole = all(np.array_equal(plane, np.rint(plane)) for plane in pixels)
     return pixels, np.result_type(*dtypes) if is_whole else pixels.dtype

@@ -65,12 +65,7 @@ SPACING_TOLERANCE = 0.05  # tolerance for a distance between slices, as a share 
 SAME_POSITION_MM = 0.01  # mm within which two slices have the same position
 MAX_SHIFT_PIXELS = 0.5  # tolerated shift sideways, in pixels, of a slice of a stack
 PLACE = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}  # numbers
-# of a multi-frame file: what is its frames', not the file's
-ELEMENTS_OF_FRAMES = (
-    *PLACE,
-    "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
-)
+GROUPS_OF_FRAMES = 0x52000000  # tag at which the functional groups of frames begin
 # modalities whose slices lie in the patient; other pictures need no position
 PLACED_MODALITIES = ("MR", "CT", "PT")
 # stacks that a slice is compared with: bounds the time for a tree of damaged files
@@ -92,7 +87,7 @@ class Slice:
     description: Mapping[BaseTag, object]  # the elements that describe patient and image
     position: np.ndarray | None  # centre of the first pixel, mm (left, posterior, superior)
     axes: np.ndarray | None  # (2, 3) directions of increasing column and row numbers
-    spacing: Sequence[float]  # mm between rows, between columns
+    spacing: np.ndarray | None  # mm between rows, between columns
     rescale: tuple[float, float]  # slope and intercept
 
     @property
@@ -132,11 +127,7 @@ def slices_of(dataset: Dataset, path: Path) -> list[Slice]:
         raise Broken(f"it declares {count} frames, but describes {len(frames or ())}")
 
     shared = dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
-    of_file = {
-        tag: dataset.get_item(tag)
-        for tag in list(dataset.keys())
-        if keyword_for_tag(tag) not in ELEMENTS_OF_FRAMES
-    }
+    of_file = dataset[:GROUPS_OF_FRAMES]
     slices = []
     for number, own in enumerate(frames):
         spend()
@@ -303,11 +294,9 @@ def affine_of(slices: Sequence[Slice], apart: float) -> np.ndarray:
     slices.
     """
     first = slices[0]
+    columns, rows = first.axes * first.spacing[::-1, None]
     affine = np.eye(4)
-    affine[:3, 0] = first.axes[0] * first.spacing[1]
-    affine[:3, 1] = first.axes[1] * first.spacing[0]
-    affine[:3, 2] = first.normal * apart
-    affine[:3, 3] = first.position
+    affine[:3] = np.column_stack((columns, rows, first.normal * apart, first.position))
     return UPRIGHT @ affine
 
 

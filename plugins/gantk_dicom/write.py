@@ -122,20 +122,14 @@ def _replace_series(folder: Path, datasets: Iterable[Dataset]) -> None:
             what, where="OUTPUT", remedy=f"name a folder inside it: {folder / 'series'}"
         )
 
-    earlier = {file.name for file in files_of_others(folder)}
-    if folder.exists():
-        earlier |= {file.name for file in folder.iterdir() if NAME.fullmatch(file.name)}
     with whole_folder(folder) as made:
+        if folder.exists():
+            shutil.copytree(folder, made, symlinks=True, dirs_exist_ok=True)
+        earlier = [file for file in made.iterdir() if NAME.fullmatch(file.name)]
+        for file in {*earlier, *files_of_others(made)}:
+            file.unlink()
         for number, dataset in enumerate(datasets, start=1):
             _save(dataset, made / f"IMG{number:04d}.dcm")
-        if folder.exists():
-            shutil.copytree(
-                folder,
-                made,
-                symlinks=True,
-                dirs_exist_ok=True,
-                ignore=lambda place, names: earlier if Path(place) == folder else (),
-            )
 
 
 def modality_of(description: str, source: str) -> str:
@@ -178,13 +172,13 @@ def _derive_datasets(image: Image, description: str) -> Iterator[Dataset]:
         new = _new_elements(headers[0], modality, description, sources or [headers])
     if image.notes:
         new.ImageComments = ". ".join(image.notes)[:MAX_COMMENT_CHARACTERS]
-    low, high = np.percentile(volume[:: max(1, len(volume) // 64)], WINDOW_PERCENTILES)
-    new.WindowCenter, new.WindowWidth = _texts(
-        [(low + high) / 2, max(high - low, 1e-3 * max(1.0, abs(high)))]
-    )
+    some = volume[:: max(1, len(volume) // 64)]
+    low, high = map(float, np.percentile(some, WINDOW_PERCENTILES))
+    new.WindowCenter = format_number_as_ds((low + high) / 2)
+    new.WindowWidth = format_number_as_ds(max(high - low, 1e-3 * max(1.0, abs(high))))
     new.RescaleType = "HU" if new.Modality == "CT" else "US"  # unspecified
     if len(volume) > 1:
-        (new.SpacingBetweenSlices,) = _texts([np.linalg.norm(affine[:3, 2])])
+        new.SpacingBetweenSlices = format_number_as_ds(np.linalg.norm(affine[:3, 2]))
     new.ImagesInAcquisition = len(volume)  # lets a reader notice missing files
     return _slice_datasets(volume, headers, new, image.path)
 
@@ -220,7 +214,7 @@ def _slope(volume: np.ndarray) -> float:
     fractions = (np.abs(plane - np.rint(plane)).max() for plane in volume)
     if step <= 1 and max(fractions) <= WHOLE_NUMBER_TOLERANCE:
         return 1.0
-    return float(_texts([step * (1 + 1e-8)])[0])  # DS has 16 characters
+    return float(format_number_as_ds(step * (1 + 1e-8)))  # DS has 16 characters
 
 
 def _add_values(dataset: Dataset, values: np.ndarray, slope: float, signed: bool) -> None:
@@ -234,11 +228,8 @@ def _add_values(dataset: Dataset, values: np.ndarray, slope: float, signed: bool
     dataset.PixelRepresentation = int(signed)
     dataset.PixelData = numbers.astype("<i2" if signed else "<u2").tobytes()
     dataset["PixelData"].VR = "OW"
-    dataset.RescaleSlope, dataset.RescaleIntercept = _texts([slope, 0.0])
-
-
-def _texts(numbers: Iterable[float]) -> list[str]:
-    return [format_number_as_ds(float(number)) for number in numbers]
+    dataset.RescaleSlope = format_number_as_ds(slope)
+    dataset.RescaleIntercept = "0.0"
 
 
 def _save(dataset: Dataset, path: Path) -> None:
