@@ -20,7 +20,7 @@ import numpy as np
 from pydicom import dcmread, uid
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataelem import RawDataElement
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.pixels import iter_pixels
 
@@ -130,9 +130,6 @@ def _read_header(path: Path, changed: int, size: int) -> Dataset:
         _pay_for_parsing(dataset)
         dataset.pixels_at = file.tell()
         dataset.held = file.size - dataset.pixels_at
-        if not hasattr(dataset, "file_meta"):
-            dataset.file_meta = FileMetaDataset()
-
         dataset.file_meta.setdefault("TransferSyntaxUID", uid.ImplicitVRLittleEndian)
         of_class = class_of(dataset)
         if "Rows" not in dataset and (not of_class or of_class.name.endswith("Image Storage")):

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from copy import deepcopy
@@ -27,8 +27,7 @@ from pathlib import Path
 import numpy as np
 from pydicom import uid
 from pydicom.datadict import keyword_for_tag
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.sequence import Sequence as Items
+from pydicom.dataset import Dataset
 from pydicom.valuerep import format_number_as_ds
 
 from gantk import __version__
@@ -219,15 +218,8 @@ def _slope(volume: np.ndarray) -> float:
 
 def _add_values(dataset: Dataset, values: np.ndarray, slope: float, signed: bool) -> None:
     """Add values (rows, columns) to a dataset as stored numbers with their rescale."""
-    numbers = np.rint(values.astype(np.float64) / slope)
-    dataset.Rows, dataset.Columns = numbers.shape
-    dataset.SamplesPerPixel = 1
-    dataset.PhotometricInterpretation = "MONOCHROME2"
-    dataset.BitsAllocated = dataset.BitsStored = 16
-    dataset.HighBit = 15
-    dataset.PixelRepresentation = int(signed)
-    dataset.PixelData = numbers.astype("<i2" if signed else "<u2").tobytes()
-    dataset["PixelData"].VR = "OW"
+    numbers = np.rint(values.astype(np.float64) / slope).astype("<i2" if signed else "<u2")
+    dataset.set_pixel_data(numbers, "MONOCHROME2", 16, generate_instance_uid=False)
     dataset.RescaleSlope = format_number_as_ds(slope)
     dataset.RescaleIntercept = "0.0"
 
@@ -252,14 +244,12 @@ def _new_elements(
     that it was made of, date.
     """
     number = int(first_number(source, "SeriesNumber") or 0)
-    shown = re.sub(r"\s+", " ", description).strip()
+    shown = " ".join(description.split())
     new = Dataset()
     new.Modality = modality
     new.SeriesInstanceUID = new_uid()
     # another one for each series, also of one model and input
-    new.SeriesNumber = number + 1000 * (
-        1 + zlib.crc32(new.SeriesInstanceUID.encode()) % SERIES_NUMBERS
-    )
+    new.SeriesNumber = number + 1000 * (1 + secrets.randbelow(SERIES_NUMBERS))
     new.SyntheticData = "YES"
     new.SeriesDescription = label_of(description, MAX_DESCRIPTION_CHARACTERS)
     image = f"image ({shown})" if shown else "image"
@@ -290,14 +280,6 @@ def _series_in_words(source: Dataset) -> str:
     return f"{number} ({words})" if words else str(number)
 
 
-def _reference(source: Dataset) -> Dataset:
-    """The class and the UID of an image."""
-    item = Dataset()
-    item.ReferencedSOPClassUID = source.get("SOPClassUID") or uid.MRImageStorage
-    item.ReferencedSOPInstanceUID = source.SOPInstanceUID
-    return item
-
-
 def _header(source: Dataset, new: Dataset) -> Dataset:
     """Build the header of an image derived from `source`, with the elements `new`; complete except
     for pixels.
@@ -313,14 +295,14 @@ def _header(source: Dataset, new: Dataset) -> Dataset:
         dataset.SpecificCharacterSet = "ISO_IR 192"
 
     if source.get("SOPInstanceUID"):
-        dataset.SourceImageSequence = Items([_reference(source)])
+        image = Dataset()
+        image.ReferencedSOPClassUID = source.get("SOPClassUID") or uid.MRImageStorage
+        image.ReferencedSOPInstanceUID = source.SOPInstanceUID
+        dataset.SourceImageSequence = [image]
     if new.Modality == "MR":  # acquisition elements of a synthetic image: research mode
         dataset.ScanningSequence = "RM"
         dataset.SequenceVariant = "NONE"
     _set_defaults(dataset, SLICE_KEYWORDS[new.Modality], None)
-
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
     return dataset
 
 
