@@ -336,23 +336,28 @@ def output_activation(kind: OutputKind) -> nn.Module:
     return layer
 
 
+def draw_normal(weight: Tensor, mean: float, deviation: float = 0.02) -> None:
+    """Fill a weight with normally distributed values; not one without memory, for which torch imports
+    its compiler, two seconds long.
+    """
+    if not weight.is_meta:
+        nn.init.normal_(weight, mean, deviation)
+
+
 def init_weights(module: nn.Module) -> nn.Module:
     """Convolutions N(0, 0.02), batch norm scales N(1, 0.02), offsets 0 (Radford et al., 2016,
-    section 3). Networks without memory stay as they are: to draw for these takes torch two seconds of
-    imports.
+    section 3).
     """
-    if torch.empty(0).is_meta:
-        return module
     for layer in module.modules():
         if isinstance(
             layer, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
         ):
             weight = getattr(getattr(layer, "parametrizations", None), "weight", None)
-            nn.init.normal_(weight.original if weight is not None else layer.weight, 0.0, 0.02)
+            draw_normal(weight.original if weight is not None else layer.weight, 0.0)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
         elif isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.affine:
-            nn.init.normal_(layer.weight, 1.0, 0.02)
+            draw_normal(layer.weight, 1.0)
             nn.init.zeros_(layer.bias)
 
     return module

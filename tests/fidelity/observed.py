@@ -21,6 +21,7 @@ from gantk import Batches, Data, ImagePool
 from gantk.data.dataset import training_of
 from gantk.data.split import split_records
 from gantk.method import Geometry, Method
+from gantk.nets import blocks
 from gantk.nets.products import use_products
 from gantk.plugin.spec import bind
 from gantk.prepare.module import size_image
@@ -34,9 +35,13 @@ def observed(model) -> dict[str, dict[str, Any]]:
     """By group and name: what the system of a checked recipe is."""
     drawn = set()
     normal = torch.Tensor.normal_
-    with mock.patch.object(
+    by_tensor = mock.patch.object(
         torch.Tensor, "normal_", lambda w, *a, **k: drawn.add((w.ndim, *a)) or normal(w, *a, **k)
-    ):
+    )
+    by_network = mock.patch.object(
+        blocks, "draw_normal", lambda w, mean, std=0.02: drawn.add((w.ndim, mean, std))
+    )
+    with by_tensor, by_network:
         method = built(model)
 
     found = {
