@@ -29,7 +29,7 @@ def other_windows(records: Iterable[Record], names: Mapping[str, str]) -> Iterat
     """Warn of patients whose pictures of a domain are much brighter or darker than the others'."""
     owned: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
-        if record.path and record.subject:
+        if record.subject and record.file and not record.file.row.is_volume:
             owned[record.domain][record.subject].append(record)
     for letter, patients in owned.items():
         quantiles = {}
