@@ -25,6 +25,7 @@ IN_PLACE = {
     # a download that goes on where it stopped, in a hidden folder
     "plugins/gantk_datasets/public/download.py",
     "gantk/formats/itk.py",
+    "plugins/gantk_dicom/write.py",
     "plugins/gantk_models/monai/bundle.py",
     "gantk/scaffold/scaffold.py",
     "gantk/errors.py",  # a traceback, in a new file of the system's temporary folder
