@@ -229,23 +229,31 @@ def _say_end(parts: Parts, folder: RunFolder, longer: bool, say: Say) -> None:
         if used.peak_memory_gib:
             line += f", {used.peak_memory_gib:.1f} GiB of memory"
         say(line)
-    label = "next"
     if longer:
-        train = parts.model.train
-        length = f"steps={2 * train.steps}" if train.steps else f"epochs={2 * (train.epochs or 1)}"
-        more = f"gantk run {run}/recipe.toml --set train.{length}"
-        if baseline := parts.model.evaluate.regression:
-            more += f" --set evaluate.regression={2 * baseline}"
-        say_next(more, say)
-        label = "or"
+        say_next(_longer(parts, run), say)
+    label = "or" if longer else "next"
     if parts.method.samples:
-        say(f"{label:<9}gantk sample {run} -n 64 --out images")
+        say_next(f"gantk sample {run} -n 64 --out images", say, label)
     elif parts.method.directions():
-        has_two = len(parts.method.directions()) > 1
-        to = f" --to {argument(parts.model.data.domains[-1])}" if has_two else ""
-        unseen = (x for x in parts.data.splits["test"] if x.domain == "a" and len(x.files) == 1)
-        scan = next((argument(record.files[0]) for record in unseen), "SCAN")
-        say(f"{label:<9}gantk translate {run} {scan} OUTPUT{to}")
+        say_next(_translate_unseen(parts, run), say, label)
+
+
+def _longer(parts: Parts, run: str) -> str:
+    """The command that trains twice as long, with a baseline that is trained twice as long."""
+    train = parts.model.train
+    length = f"steps={2 * train.steps}" if train.steps else f"epochs={2 * (train.epochs or 1)}"
+    command = f"gantk run {run}/recipe.toml --set train.{length}"
+    baseline = parts.model.evaluate.regression
+    return f"{command} --set evaluate.regression={2 * baseline}" if baseline else command
+
+
+def _translate_unseen(parts: Parts, run: str) -> str:
+    """The command that translates an image that was held out, where it is one file."""
+    has_two = len(parts.method.directions()) > 1
+    to = f" --to {argument(parts.model.data.domains[-1])}" if has_two else ""
+    unseen = (x for x in parts.data.splits["test"] if x.domain == "a" and len(x.files) == 1)
+    scan = next((argument(record.files[0]) for record in unseen), "SCAN")
+    return f"gantk translate {run} {scan} OUTPUT{to}"
 
 
 @doing("writing the report")

@@ -256,9 +256,9 @@ def say(line: str, stderr: bool = False) -> None:
     out.print(Text.assemble((label, style), gap, rest), soft_wrap=True)
 
 
-def say_next(command: str, say: Say = say) -> None:
-    """Say the command that usually follows."""
-    say(f"next     {command}")
+def say_next(command: str, say: Say = say, label: str = "next") -> None:
+    """Say the command that usually follows; with the label "or" another one that may."""
+    say(f"{label:<9}{command}")
 
 
 def complain(label: str, text: str, style: str = "bold red") -> None:

@@ -150,22 +150,30 @@ class Scans:
         ]
         return [pair for pair in read if pair[0].shape == pair[1].shape]
 
+    @cached_property
+    def _errors_of_a_map(self) -> list[float]:
+        """The squared error of the best intensity map to each of both domains, of all pairs in all."""
+        errors = [0.0, 0.0]
+        for pair in self._some_pairs:
+            for number, truth in enumerate(pair):
+                level = (MAP_LEVELS * pair[1 - number]).astype(np.intp).ravel()
+                means = np.bincount(level, truth.ravel()) / np.maximum(np.bincount(level), 1)
+                errors[number] += float(np.square(means[level] - truth.ravel()).mean())
+        return errors
+
     def can_beat_a_map(self, sides: Sequence[int]) -> bool:
         """Whether images of this size can be better than an intensity map in whole files: resizing true
         images there and back has clearly less of a squared error. True without pairs.
         """
-        lost: dict[int, list[float]] = {0: [], 1: []}
-        mapped: dict[int, list[float]] = {0: [], 1: []}
+        lost = [0.0, 0.0]
         for pair in self._some_pairs:
             for number, truth in enumerate(pair):
                 whole = torch.from_numpy(truth)[None, None].float()
                 shape = list(truth.shape)
                 small = resize(whole, content_of(shape, list(sides), "pad"))
-                lost[number].append(float((resize(small, shape) - whole).square().mean()))
-                level = (MAP_LEVELS * pair[1 - number]).astype(np.intp).ravel()
-                means = np.bincount(level, truth.ravel()) / np.maximum(np.bincount(level), 1)
-                mapped[number].append(float(np.square(means[level] - truth.ravel()).mean()))
-        return all(MIN_RATIO_OF_MAP * sum(lost[number]) <= sum(mapped[number]) for number in lost)
+                lost[number] += float((resize(small, shape) - whole).square().mean())
+        both = zip(lost, self._errors_of_a_map, strict=True)
+        return all(MIN_RATIO_OF_MAP * own <= mapped for own, mapped in both)
 
     @property
     def is_masked(self) -> bool:

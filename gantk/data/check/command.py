@@ -81,7 +81,7 @@ def check_command(path, json_file, overwrite, verbose, **options) -> None:
                 command += " --pictures pairs.png"
             say_next(command)
             for each in result["settings"]:
-                say(f"or       {command} --set {shlex.quote(each)}")
+                say_next(f"{command} --set {shlex.quote(each)}", label="or")
 
     write_json(json_file, result, overwrite)
     sys.exit(0 if is_usable else 1)

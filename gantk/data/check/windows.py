@@ -5,7 +5,7 @@ whoever exported them chose a window.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -32,13 +32,9 @@ def other_windows(records: Iterable[Record], names: Mapping[str, str]) -> Iterat
         if record.subject and record.file and not record.file.row.is_volume:
             owned[record.domain][record.subject].append(record)
     for letter, patients in owned.items():
-        quantiles = {}
-        for patient in spread([*patients], MAX_PATIENTS):
-            images = [record.read() for record in spread(patients[patient], MAX_IMAGES)]
-            if all(np.array_equal(image, np.clip(np.rint(image), 0, WHITE)) for image in images):
-                found = [tissue_quantiles(image.ravel()) for image in images if np.ptp(image)]
-                quantiles[patient] = np.mean(found, axis=0) if found else None
-        known = {patient: each for patient, each in quantiles.items() if each is not None}
+        chosen = spread([*patients], MAX_PATIENTS)
+        measured = {patient: _quantiles_of(patients[patient]) for patient in chosen}
+        known = {patient: own for patient, own in measured.items() if own is not None}
         if len(known) < MIN_PATIENTS:
             continue
         total = sum(known.values())
@@ -49,5 +45,17 @@ def other_windows(records: Iterable[Record], names: Mapping[str, str]) -> Iterat
         least = max(MIN_DISTANCE, MIN_RATIO * float(np.median([*distances.values()])))
         odd = [patient for patient, far in distances.items() if far > least]
         if odd:
-            what = f"the {names[letter]} of these patients is brighter or darker than the others', perhaps by another window:"
+            what = (
+                f"the {names[letter]} of these patients is brighter or darker than the others',"
+                " perhaps by another window:"
+            )
             yield replace(problem("windows", what, odd), leave_out=odd)
+
+
+def _quantiles_of(records: Sequence[Record]) -> np.ndarray | None:
+    """The mean quantiles of a patient's pictures of 8 bits; None of other images, and of blank ones."""
+    images = [record.read() for record in spread(records, MAX_IMAGES)]
+    if not all(np.array_equal(image, np.clip(np.rint(image), 0, WHITE)) for image in images):
+        return None
+    found = [tissue_quantiles(image.ravel()) for image in images if np.ptp(image)]
+    return np.mean(found, axis=0) if found else None
