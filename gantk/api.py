@@ -659,6 +659,7 @@ def _evaluate(
     `said`: warnings that are not repeated.
     """
     kept = scratch or folder
+    from gantk.metrics.baselines import keep_weights
     from gantk.metrics.comparing import add_tests
     from gantk.metrics.summary import Scores, summary_lines
     from gantk.metrics.table import write_results
@@ -690,6 +691,7 @@ def _evaluate(
         about = {"run": kept.path, "tested": parts.scorer.tested, "result": results}
         keep_test_images(kept.path, parts.scorer.tested | parts.scorer.unpaired, results)
         write_results(kept.path, results)  # whatever plugins do, it is not lost
+        keep_weights(kept.path, parts.scorer.trained)
         (hooks or Hooks()).gantk_images_scored(**about, scorer=parts.scorer)
         add_tests(results)
         write_results(kept.path, results)

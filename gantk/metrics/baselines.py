@@ -1,5 +1,5 @@
 """The baselines that a model must beat: the unchanged input, histogram matching, and the best intensity
-map. Plugins register others.
+map. Plugins register others, which may be trained; a run keeps the weights of these.
 
 A baseline takes images (N, C, *size) and returns images, so that every metric scores it as it
 scores a model.
@@ -7,16 +7,24 @@ scores a model.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from gantk.files import expect_inside, make_folder, read_file, write_file
+from gantk.machine.runtime import Runtime
+from gantk.method import direction_to
+from gantk.plugin.spec import bind
 
 QUANTILES = 4096  # of a domain's pooled intensities
 BINS = 256  # of the intensity map
 MAX_BASELINE_IMAGES = 64  # training images for histograms and intensity maps
 PIXELS = 2**16  # at most of each training image, for the intensity map
+FOLDER = "baselines"  # of a run, with the weights of those that are trained
 
 
 def identity(source: Tensor, channels: int) -> Tensor:
@@ -102,3 +110,44 @@ def _some_pixels(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np
         return source, target
     chosen = np.random.default_rng(0).choice(source.size, PIXELS, replace=False)
     return source[chosen], target[:, chosen]
+
+
+def keep_weights(run: Path, trained: Mapping[tuple[str, str], Any]) -> None:
+    """Write the weights of trained baselines, which are given by name and target domain, into a run's
+    folder; of those that are modules of PyTorch.
+    """
+    from safetensors.torch import save
+
+    for (name, to), baseline in trained.items():
+        if isinstance(baseline, nn.Module):
+            weights = {key: value.contiguous() for key, value in baseline.state_dict().items()}
+            folder = make_folder(expect_inside(run, run / FOLDER))
+            write_file(folder / _file_of(name, to), save(weights))
+
+
+def load_trained(
+    run: Path,
+    name: str,
+    to: str,
+    blank: tuple[Tensor, Tensor],
+    range: tuple[float, float],
+    runtime: Runtime,
+) -> Callable[[Tensor], Tensor] | None:
+    """The trained baseline of a run that makes images of domain `to`; None where the run keeps none.
+
+    `blank`: a source and a target of its training, (C, *size), whose values do not matter; `range`: the
+    network intensities of black and white.
+    """
+    from safetensors.torch import load
+
+    file = run / FOLDER / _file_of(name, to)
+    if not file.is_file():
+        return None
+    build = bind("baseline", {"name": name, "steps": 0})
+    baseline = build([blank], blank[0].ndim - 1, *range, runtime)
+    baseline.load_state_dict(load(read_file(file, run)))
+    return baseline
+
+
+def _file_of(name: str, to: str) -> str:
+    return f"{name}-{direction_to(to)}.safetensors"

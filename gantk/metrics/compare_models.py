@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from glob import glob
@@ -40,7 +41,7 @@ from gantk.inference.notes import Checks, misfit_sentence
 from gantk.inference.pipeline import Pipeline
 from gantk.inference.scales import Scales
 from gantk.method import OTHER
-from gantk.metrics.baselines import MAX_BASELINE_IMAGES, IntensityMap
+from gantk.metrics.baselines import MAX_BASELINE_IMAGES, IntensityMap, load_trained
 from gantk.metrics.compare_folders import (
     PAIR_METRICS,
     FilePair,
@@ -67,7 +68,9 @@ from gantk.metrics.references import image_with_mask, in_hounsfield, of_all_scan
 from gantk.metrics.rows import result_sentence, result_tone
 from gantk.metrics.summary import summary_lines, with_label
 from gantk.metrics.table import MODEL, TEXTS
+from gantk.plugin.loader import registry
 from gantk.prepare.grid import resample_onto
+from gantk.prepare.module import middle_slice
 from gantk.progress import track
 from gantk.recipe.load import Settings
 from gantk.recipe.tables import DataTable
@@ -83,10 +86,7 @@ from gantk.terminal import TextTable
 # by direction and image, of some: the middle plane (C, H, W) of LESION_MASK, if there is one, of TRUTH
 # and of each system
 Pictures = dict[str, dict[str, dict[str, np.ndarray]]]
-ONE_SCALE = (
-    "whole files at their own size (gantk report scores images at the network's size). {} Baselines are"
-    " simple rules (gantk report has trained ones too)."
-)
+ONE_SCALE = "whole files at their own size (gantk report scores images at the network's size). {}"
 RELEASED_AGAIN = (
     "who was in its training is told by names and files alone; public sets release patients again under"
     " other names"
@@ -206,8 +206,9 @@ def compare_models(
     table = pd.concat([one.table for one in scored], ignore_index=True)
     warnings = [*dict.fromkeys(one.scorer.warning for one in scored if one.scorer.warning)]
     results = {}
+    steps = first.recipe.evaluate.regression
     for system in systems:
-        results[system.name] = _beside_baselines(system, scored, pairs)
+        results[system.name] = _beside_baselines(system, scored, pairs, steps)
         if misfits := misfit_sentence(system.checks):
             warnings.append(f"{system.name}: {misfits}")
     higher: dict[str, bool | None] = {}
@@ -314,6 +315,17 @@ class ComparedModels:
             made = replace(made, pixels=in_units(made.pixels))
             yield pair, scale.of_model(made, pair, pipeline)
 
+    def trained_baseline(self, name: str) -> ComparedModels | None:
+        """A baseline that all these models' runs have trained, each for the same patients as its model."""
+        trained = [_trained_baseline(model, name) for model in self.models]
+        if None in trained:
+            return None
+        made = copy(self)
+        made.name = baseline_words(name)
+        made.models = [model for model in trained if model]
+        made.checks = {}
+        return made
+
 
 def _systems_of(models: Mapping[str, Model], pairs: Sequence[Pair]) -> list[ComparedModels]:
     """The models by system: runs of one recipe that differ in their fold are one."""
@@ -325,8 +337,9 @@ def _systems_of(models: Mapping[str, Model], pairs: Sequence[Pair]) -> list[Comp
         groups.setdefault(key, {})[name] = model
     names = name_systems([*groups.values()])
     hash_of = cache(sha256_of)  # several models may ask for one file
+    reserved = RESERVED.union(registry()["baseline"])
     return [
-        ComparedModels(f"model {name}" if name in RESERVED else name, models, pairs, hash_of)
+        ComparedModels(f"model {name}" if name in reserved else name, models, pairs, hash_of)
         for name, models in zip(names, groups.values(), strict=True)
     ]
 
@@ -489,6 +502,9 @@ def _score_direction(
     makers[INPUT] = _unchanged_input
     if len(known) > 1 and all(len(mapping.lines) == 1 for mapping in first.intensity.values()):
         makers[MAP] = partial(_mapped_input, known=known)
+    for name in registry()["baseline"]:
+        if trained := systems[0].trained_baseline(name):
+            makers[name] = trained.translate
 
     shown = spread_over_owners(pairs, [*map(_patient, pairs)], MAX_SHOWN_IMAGES)
     pictures: dict[str, dict[str, np.ndarray]] = {pair["a"].key: {} for pair in shown}
@@ -704,16 +720,19 @@ def _lesion_mask(pair: Pair, to: str) -> Image | None:
 
 
 def _beside_baselines(
-    system: ComparedModels, scored: Sequence[ScoredDirection], pairs: Sequence[Pair]
+    system: ComparedModels, scored: Sequence[ScoredDirection], pairs: Sequence[Pair], steps: int
 ) -> Results:
-    """The scores of a system beside the baselines, with verdicts, as those of a run."""
+    """The scores of a system beside the baselines, with verdicts, as those of a run; `steps` of the
+    trained ones.
+    """
     unknown = not _are_known(pairs)
     # who was in a packed model's training is known by files alone
     by = "known files" if any(model.packed for model in system.models) else "patient"
     split = SplitSummary(by=by, unknown_patients=unknown, consequences=system.doubts)
-    results = Results(split=split)
+    results = Results(split=split, baseline_steps=steps)
+    baselines = {INPUT, MAP}.union(registry()["baseline"])
     for one in scored:
-        lines = one.table[one.table.system.isin([system.name, INPUT, MAP])]
+        lines = one.table[one.table.system.isin(baselines | {system.name})]
         lines = lines.assign(system=lines.system.replace(system.name, MODEL))
         lines = lines.sort_values("image", kind="stable")  # in one order, for the tests
         add_scores(results, lines, one.scorer.about(f"{AIR_SHARE:.0%}"))
@@ -721,3 +740,27 @@ def _beside_baselines(
             directions[one.title].update(one.scorer.too_small)
     add_tests(results)
     return results
+
+
+def _trained_baseline(model: Model, name: str) -> Model | None:
+    """A model that makes what the trained baseline of a run makes; None where the run keeps none."""
+    if model.run is None:
+        return None
+    geometry = model.method.geometry
+    neighbours = model.recipe.data.neighbours
+
+    def blank(letter: str) -> Tensor:
+        images = torch.zeros(1, geometry.channels[letter], *geometry.size)
+        return middle_slice(images, neighbours)[0]
+
+    made = {}
+    for to in model.frames:
+        both = blank(OTHER[to]), blank(to)
+        baseline = load_trained(model.run.path, name, to, both, geometry.range, model.runtime)
+        if baseline is None:
+            return None
+        made[to] = baseline
+    method = copy(model.method)
+    vars(method)["translate"] = lambda images, to: made[to](middle_slice(images, neighbours))
+    recipe = model.recipe.model_copy(update={"post": []})
+    return replace(model, recipe=recipe, method=method, _known={})

@@ -139,6 +139,8 @@ class Scorer:
         options = {"steps": model.evaluate.regression, "seed": model.train.seed}
         names = registry()["baseline"] if options["steps"] else ()
         self.trained_baselines = [bind("baseline", {"name": name, **options}) for name in names]
+        # by name and target domain, what they have become
+        self.trained: dict[tuple[str, str], Callable[[Tensor], Tensor]] = {}
 
     def _build_metrics(self) -> list[Metric]:
         """The recipe's metrics, or the default ones; UserError where two have one name."""
@@ -401,11 +403,11 @@ class Scorer:
 
         count = number_that_fits(MAX_SET_IMAGES, MAX_SET_BYTES // 2, self.model.data.size)
         for train_baseline in self.trained_baselines if pairs else ():
+            name = train_baseline.name
             training = images_of_pairs(count)
-            yield (
-                train_baseline.name,
-                train_baseline(training, self.dims, *self.data.range, self.runtime),
-            )
+            made = train_baseline(training, self.dims, *self.data.range, self.runtime)
+            self.trained[name, to] = made
+            yield name, made
 
     def translate(self, images: Tensor, to: str, records: Sequence[Record] = ()) -> Tensor:
         """Translate network inputs (N, C, *size), of any size, to domain `to`; returns them on the

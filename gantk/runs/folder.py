@@ -69,6 +69,7 @@ RUN_FILES = (
     LOG,
     "checkpoints",
     "samples",
+    "baselines",
     "usage.json",
     "best.json",
     "metrics.json",

@@ -88,7 +88,7 @@ def test_whole_files_score_as_in_the_run_at_its_size(tmp_path):
         "split": {"test": 0.4, "validation": 0.0},
     }
     recipe = TINY | {"data": data, "train": TINY["train"] | {"steps": 1}}
-    recipe["evaluate"] = {"metrics": ["psnr", "mae"]}
+    recipe["evaluate"] = {"metrics": ["psnr", "mae"], "regression": 3}
     options = {"device": "cpu", "say": lambda line: None}
     run = gantk.run(
         recipe, data=tmp_path / "scans", out=tmp_path / "run", allow_leakage=True, **options
@@ -100,8 +100,10 @@ def test_whole_files_score_as_in_the_run_at_its_size(tmp_path):
         for metric, score in own["metrics"][key].items():
             assert whole.metrics[title][metric].value == pytest.approx(score["value"], rel=1e-3)
             assert whole.metrics[title][metric].unit == score["unit"]
-            unchanged = own["baselines"]["identity"][key][metric]["value"]
-            assert whole.baselines[INPUT][title][metric].value == pytest.approx(unchanged, rel=1e-3)
+            for baseline in (INPUT, "regression"):
+                known = own["baselines"][baseline][key][metric]["value"]
+                again = whole.baselines[baseline][title][metric].value
+                assert again == pytest.approx(known, rel=1e-3), baseline
 
 
 @pytest.mark.parametrize(("scale", "fits"), [(1.0, True), (9.0, False)])

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from gantk.machine.runtime import Runtime
-from gantk.plugin.spec import Count, Seed
+from gantk.plugin.spec import Number, Seed
 from gantk_scores.tasks.small_networks import BATCH, SmallUNet, mirror_randomly, train_network
 
 MAX_BATCH_POSITIONS = 2**20  # most positions of a batch at inference
 
 
-class Regression:
+class Regression(nn.Module):
     """The strongest simple baseline: L1 regression on pairs, without a discriminator.
 
     A U-Net of width 16 minimises the mean absolute error (Isola et al., 2017, table 1, "L1"). It
@@ -35,9 +35,10 @@ class Regression:
         high: float,
         runtime: Runtime,
         *,
-        steps: Count = 300,  # training steps of 8 images (2 volumes)
+        steps: Number = 300,  # training steps of 8 images (2 volumes)
         seed: Seed = 0,  # seed of the weights and of the order of the batches
     ):
+        super().__init__()
         self.dims = dims
         self.low = float(low)
         self.high = float(high)
@@ -63,7 +64,7 @@ class Regression:
         )
 
     @torch.no_grad()
-    def __call__(self, sources: Tensor) -> Tensor:
+    def forward(self, sources: Tensor) -> Tensor:
         """Translate (N, C, *size) to (N, C', *size), float32, on the sources' device, each image
         independently.
         """
