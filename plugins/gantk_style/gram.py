@@ -36,17 +36,16 @@ class GramStyle:
     takes = "features"
 
     def __call__(self, output: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
-        layers = [self._of_layer(maps, wanted) for maps, wanted in zip(output, target, strict=True)]
+        layers = []
+        for maps, wanted in zip(output, target, strict=True):
+            known = wanted if wanted.ndim == 3 else gram(wanted)
+            apart = mean_square(gram(maps) - known)
+            layers.append(apart / mean_square(known).clamp(min=1e-20))
         return torch.stack(layers).mean(0).mean()  # of (layers, N)
 
     def describe(self, maps: Tensor) -> Tensor:
         """The Gram matrices of a layer's maps: (N, C, *size) to (N, C, C)."""
         return gram(maps)
-
-    def _of_layer(self, maps: Tensor, wanted: Tensor) -> Tensor:
-        """The loss of one layer, (N,)."""
-        target = wanted if wanted.ndim == 3 else gram(wanted)
-        return mean_square(gram(maps) - target) / mean_square(target).clamp(min=1e-20)
 
 
 def mean_square(matrices: Tensor) -> Tensor:

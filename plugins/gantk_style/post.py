@@ -49,7 +49,15 @@ class StylePost:
         self.role = role
         self.styles = styles
         self.how = how
-        self.other = _file(image, dims, range) if image else None
+        self.other = None
+        if image:
+            known = read(Path(image))
+            if known.dims != dims:
+                what = (
+                    f"'{image}' has {known.dims} dimensions, but the generated images have {dims}"
+                )
+                raise UserError(what, where="post.image", remedy=f"name a {dims}-D image")
+            self.other, _ = network_values(known.pixels, image, range)
         self.encoder = how.encoder(range)
         self._curves: LossCurves | None = None  # of the last call
 
@@ -75,29 +83,16 @@ class StylePost:
             others = other if shared else other.expand(len(images), *other.shape[1:])
 
         self._curves = curves = LossCurves()
-        done = []
+        options = {"encoder": self.encoder, "how": self.how, "steps": self.how.steps}
         batch = self.how.batch
+        done = []
         for first in range(0, len(images), batch):
-            made = images[first : first + batch]
-            if shared:
-                content = made
-                style = others
-            else:
-                content = others[first : first + batch]
-                style = made
-            options = {"encoder": self.encoder, "how": self.how, "steps": self.how.steps}
-            done.append(transfer(content, style, **options, shared=shared, watch=curves.watch))
+            pair = images[first : first + batch], others
+            if not shared:
+                pair = others[first : first + batch], pair[0]
+            done.append(transfer(*pair, **options, shared=shared, watch=curves.watch))
 
         return torch.cat(done)
-
-
-def _file(path: str, dims: int, range: tuple[float, float]) -> np.ndarray:
-    """Read the pixels of an image file in network intensities; UserError where it does not fit."""
-    image = read(Path(path))
-    if image.dims != dims:
-        what = f"'{path}' has {image.dims} dimensions, but the generated images have {dims}"
-        raise UserError(what, where="post.image", remedy=f"name a {dims}-D image")
-    return network_values(image.pixels, path, range)[0]
 
 
 def network_values(

@@ -106,19 +106,15 @@ def gantk_register(add) -> None:
 @hookimpl
 def gantk_before_training(model) -> None:
     """Refuse label maps that a method or an augmentation would misread."""
-    label_maps = [part for part in _intensity_parts(model) if part.name == "label_map"]
-    if label_maps:
+    mapping = model.data.intensity
+    # of all domains, or of single ones inside it
+    names = [getattr(part, "name", "") for part in (mapping, *mapping.options.values())]
+    if "label_map" in names:
         from gantk_translation.label_maps import expect_exact
 
         expect_exact(model.data.augment)
     if model.method.name == "spade":
         _expect_classes(model)
-
-
-def _intensity_parts(model) -> list:
-    """The intensity mapping of a recipe, and the mappings of single domains inside it."""
-    mapping = model.data.intensity
-    return [part for part in (mapping, *mapping.options.values()) if hasattr(part, "name")]
 
 
 def _expect_classes(model) -> None:

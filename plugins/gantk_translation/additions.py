@@ -10,9 +10,6 @@ from gantk.losses.structure import StructureTerms
 from gantk.method import Stage
 from gantk.plugin.spec import Augment, Fraction, Kind, Loss, Part, Share, Weight
 
-# names of registered losses, bound as the names in a recipe are
-CYCLE: Any = "cycle"
-IDENTITY: Any = "identity"
 PairFinder = Annotated[Part, Kind("loss", takes="matches")]
 
 
@@ -38,9 +35,9 @@ class TwoWayOptions(Additions):
     """Options of two-way methods beyond their papers, and the losses of cycle and identity."""
 
     # loss between an image and its translation there and back; `cycle` is its weight
-    cycle_loss: Loss = CYCLE
+    cycle_loss: Loss = "cycle"
     # loss between an image of the target domain and its translation; `identity` is its weight
-    identity_loss: Loss = IDENTITY
+    identity_loss: Loss = "identity"
     # standard deviation of noise on generated images before they are translated back
     defense: Weight = 0.0
     # weight of lesion pixels in cycle and identity losses; values other than 1 need data.mask

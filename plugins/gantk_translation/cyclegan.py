@@ -14,7 +14,6 @@ from torch import Tensor
 from gantk import ImagePool
 from gantk.errors import UserError
 from gantk.losses.reconstruction import expect_lesion_weight, lesion_weight, with_weight
-from gantk.losses.structure import StructureTerms
 from gantk.method import Batch, Companions, Geometry, Images, Losses, Method, Phase, Stage
 from gantk.plugin.spec import AdversarialLoss, Discriminator, Generator, Number, Weight, bind
 from gantk_translation.additions import PUBLISHED_TWO_WAY, TwoWayOptions, low_res_stages
@@ -63,7 +62,10 @@ class CycleGAN(Method):
         self.adversarial = adversarial()
         self.cycle_weight = cycle
         self.identity_weight = identity
-        self.in_warmup = replace(further, source_losses=[])
+        # the structure losses at half size
+        self.in_warmup = further
+        if not further.source_losses_in_warmup:
+            self.in_warmup = replace(further, source_losses=[])
         self.pairs = further.pairs() if further.pairs else None
         self.companions_note = getattr(self.pairs, "note", "")
         self.augment_a, self.augment_b = (
@@ -129,7 +131,8 @@ class CycleGAN(Method):
                 "pairs_a": self.pairs(fake_a, batch["near_b"]),
             }
 
-        structure = self._structure_terms(real_a)
+        is_small = tuple(real_a.shape[2:]) != tuple(self.geometry.size)
+        structure = self.in_warmup if is_small else self.further
         losses |= structure.losses(fake_b, real_a, self.geometry.range, "_b")
         return losses | structure.losses(fake_a, real_b, self.geometry.range, "_a")
 
@@ -147,15 +150,6 @@ class CycleGAN(Method):
             )
 
         return losses
-
-    def _structure_terms(self, image: Tensor) -> StructureTerms:
-        """The structure losses of a step; without source losses where the recipe leaves them out of
-        the warm-up.
-        """
-        is_small = tuple(image.shape[2:]) != tuple(self.geometry.size)
-        if is_small and not self.further.source_losses_in_warmup:
-            return self.in_warmup
-        return self.further
 
     def _image_loss(self, name: Any) -> Callable[..., Tensor]:
         """The loss of an option; UserError if it cannot weight lesions as asked."""

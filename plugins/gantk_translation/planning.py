@@ -61,8 +61,11 @@ def plan_unpaired(seen: Any, size: Sequence[int], *, hours: float, dims: int) ->
             "as both domains seem to show the same heads, weak pairs make it nearly a paired one"
             " (without them: --set method.pairs=none)"
         )
+    # without fat and skull, what is darker in T1 is brighter in T2; else the contrast is open
+    inverts = seen.is_stripped and "t2" in seen.kinds and {"t1", "t1ce", "pd"} & {*seen.kinds}
+    changes["contrast"] = "inverted" if inverts else None
     reason = "; ".join(filter(None, [why, pairs]))
-    return recipe, reason, changes | _contrast(seen) | _for_size(size)
+    return recipe, reason, changes | _for_size(size)
 
 
 def _why_unmatched(seen: Any, few_heads: bool, hours: float, dims: int) -> str:
@@ -77,12 +80,6 @@ def _why_unmatched(seen: Any, few_heads: bool, hours: float, dims: int) -> str:
     if images <= compared:
         return ""
     return f"comparing {images} training images takes too long (at most {compared} in this time)"
-
-
-def _contrast(seen: Any) -> dict[str, Any]:
-    """Without fat and skull, what is darker in T1 is brighter in T2; else the contrast is open."""
-    inverts = seen.is_stripped and "t2" in seen.kinds and {"t1", "t1ce", "pd"} & {*seen.kinds}
-    return {"contrast": "inverted" if inverts else None}
 
 
 def _for_size(size: Sequence[int]) -> dict[str, Any]:

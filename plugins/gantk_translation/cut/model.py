@@ -74,8 +74,16 @@ class CUT(Method):
 
         self.g_ab = generator(a, b, dims)
         self.d_b = discriminator(b, dims)
-        channels = [a, *feature_channels(self.g_ab, a, geometry.size)]
-        self.layers = check_layers(layers, len(channels))
+        with torch.no_grad():  # on the meta device, without arithmetic
+            image = torch.empty(1, a, *geometry.size, device="meta")
+            maps = [image, *copy.deepcopy(self.g_ab).to("meta").features(image)]
+        channels = [each.shape[1] for each in maps]
+        self.layers = sorted(set(range(len(maps)) if layers is None else layers))
+        if not self.layers or self.layers[-1] >= len(maps):
+            what = f"layers = {self.layers} contains maps that the generator does not have"
+            allowed = f"0 (the image) to {len(maps) - 1} (its deepest map)"
+            raise UserError(what, where="method.layers", allowed=allowed)
+
         kept = [channels[layer] for layer in self.layers]
         self.nce = PatchNCE(kept, width=width, patches=patches, temperature=temperature)
         self.adversarial = adversarial()
@@ -135,29 +143,3 @@ class CUT(Method):
     def _maps(self, image: Tensor) -> list[Tensor]:
         maps = [image, *self.g_ab.features(image)]
         return [maps[layer] for layer in self.layers]
-
-
-def feature_channels(generator: torch.nn.Module, channels: int, size: tuple[int, ...]) -> list[int]:
-    """The channels of each of the generator's feature maps; computed on the meta device, without
-    arithmetic.
-    """
-    shapes = copy.deepcopy(generator).to("meta")
-    with torch.no_grad():
-        return [
-            each.shape[1]
-            for each in shapes.features(torch.empty(1, channels, *size, device="meta"))
-        ]
-
-
-def check_layers(layers: tuple[int, ...] | None, count: int) -> tuple[int, ...]:
-    """The numbers of the maps to compare, sorted; UserError for one that the generator does not
-    have.
-    """
-    chosen = tuple(range(count)) if layers is None else tuple(sorted(set(layers)))
-    if not chosen or chosen[0] < 0 or chosen[-1] >= count:
-        what = f"layers = {list(layers or ())} contains maps that the generator does not have"
-        raise UserError(
-            what, where="method.layers", allowed=f"0 (the image) to {count - 1} (its deepest map)"
-        )
-
-    return chosen

@@ -35,39 +35,24 @@ class NMI(PairMetric):
         return f"{self.name}/studholme/{BINS}-bins-of-own-range"
 
     def _score(self, output: Tensor, reference: Tensor, mask: Tensor | None) -> Tensor:
-        masks = [None] * len(output) if mask is None else mask
-        return torch.stack(
-            [normalised_information(*each) for each in zip(output, reference, masks, strict=True)]
-        )
+        inside = torch.ones_like(output, dtype=torch.bool) if mask is None else mask
+        images = zip(output, reference, inside, strict=True)
+        return torch.stack([normalised_information(*each) for each in images])
 
 
-def normalised_information(one: Tensor, other: Tensor, mask: Tensor | None) -> Tensor:
-    """NMI of two images of one shape, inside the mask alone; nan where it is empty, 1 where an
-    image is all alike.
+def normalised_information(one: Tensor, other: Tensor, mask: Tensor) -> Tensor:
+    """NMI of two images of one shape, inside the mask alone; nan where it is empty or a value is not
+    finite, 1 where an image is all alike.
     """
-    if mask is None:
-        mask = torch.ones_like(one, dtype=torch.bool)
-    if not mask.any():
-        return one.new_tensor(torch.nan)
+    values = torch.stack([one[mask], other[mask]], 1).cpu()
+    if not (len(values) and values.isfinite().all()):
+        return values.new_tensor(torch.nan)
 
-    place = bin_numbers(one[mask]) * BINS + bin_numbers(other[mask])
-    joint = torch.bincount(place, minlength=BINS**2).view(BINS, BINS) / len(place)
-    first = entropy(joint.sum(0))
-    second = entropy(joint.sum(1))
-    both = entropy(joint)
-    return torch.where(both > 0, (first + second) / both.clamp_min(1e-12), 1.0)
-
-
-def bin_numbers(values: Tensor) -> Tensor:
-    """The bin of each value, 0 to BINS - 1, over the range of the values."""
-    low = values.min()
-    share = (values - low) / (values.max() - low).clamp_min(1e-12)
-    return (BINS * share).long().clamp(0, BINS - 1)
-
-
-def entropy(shares: Tensor) -> Tensor:
-    """The entropy of a distribution, in nats."""
-    return torch.special.entr(shares).sum()
+    joint = torch.histogramdd(values, [BINS, BINS]).hist / len(values)
+    first, second, together = (
+        torch.special.entr(shares).sum() for shares in (joint.sum(0), joint.sum(1), joint)
+    )
+    return torch.where(together > 0, (first + second) / together.clamp_min(1e-12), 1.0)
 
 
 def add_nmi_of_inputs(tested: Mapping[str, Tested], results: Results) -> None:

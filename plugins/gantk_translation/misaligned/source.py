@@ -105,17 +105,13 @@ def drawn_field(rng: np.random.Generator, size: tuple[int, ...]) -> np.ndarray:
     from scipy.ndimage import map_coordinates
 
     dims = len(size)
-    middle = np.stack(
-        np.meshgrid(*(np.arange(side) - (side - 1) / 2 for side in size), indexing="ij")
-    )
+    middle = np.mgrid[tuple(slice((1 - side) / 2, side / 2) for side in size)]
     shift = np.broadcast_to(rng.standard_normal(dims).reshape(-1, *[1] * dims), middle.shape)
     one, other = rng.permutation(dims)[:2]
     turn = np.zeros_like(middle)
     turn[one] = middle[other]
     turn[other] = -middle[one]
-    points = np.stack(
-        np.meshgrid(*(np.linspace(0, CONTROL_POINTS - 1, side) for side in size), indexing="ij")
-    )
+    points = np.mgrid[tuple(slice(0, CONTROL_POINTS - 1, side * 1j) for side in size)]
     bend = np.stack(
         [
             map_coordinates(rng.standard_normal([CONTROL_POINTS] * dims), points, mode="nearest")

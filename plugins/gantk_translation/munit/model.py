@@ -95,7 +95,7 @@ class MUNIT(Method):
 
     def generator_losses(self, batch: Batch) -> Losses:
         """Image, content and style reconstruction, adversarial and further losses, by name and
-        domain (section 3.2).
+        domain (section 3.2, equations 1 to 4).
         """
         content = {name: self._auto(name).content(batch[name]) for name in "ab"}
         style = {name: self._auto(name).style(batch[name]) for name in "ab"}
@@ -104,6 +104,7 @@ class MUNIT(Method):
         for name, other in ("ba", "ab"):
             self._remember(name, style[name])
             auto = self._auto(name)
+            network, augment = self._judge_of(name)
             own = (content[name], style[name])
             same, fake = self.batched_forward(
                 auto, own, (content[other], drawn[name]), call=auto.decode
@@ -112,7 +113,15 @@ class MUNIT(Method):
             if self.image:
                 losses[f"image_{name}"] = self.image * self.l1(same, batch[name])
 
-            losses |= self._translation(name, other, fake, content[other], drawn[name])
+            judged = map(self.adversarial.generator, network(augment(fake)))
+            losses[f"adversarial_{name}"] = sum(judged)  # over the scales
+            if self.style:
+                unlike = self.l1(auto.style(fake), drawn[name])
+                losses[f"style_{name}"] = self.style * unlike
+            if self.content:
+                unlike = self.l1(auto.content(fake), content[other])
+                losses[f"content_{other}"] = self.content * unlike
+
             losses |= self.further.losses(fake, batch[other], self.geometry.range, f"_{name}")
 
         return losses
@@ -166,26 +175,6 @@ class MUNIT(Method):
         auto.check_size(tuple(example.shape[2:]))
         style = auto.style(example)
         return auto.decode(self._content(image, to), style.expand(image.shape[0], -1))
-
-    def _translation(
-        self, name: str, other: str, fake: Tensor, content: Tensor, style: Tensor
-    ) -> dict[str, Tensor]:
-        """The losses of a fake of domain `name`, decoded from the `content` of the other domain's
-        images and a drawn `style` (equations 2 to 4).
-        """
-        auto = self._auto(name)
-        losses = {f"adversarial_{name}": self._adversarial(name, fake)}
-        if self.style:
-            losses[f"style_{name}"] = self.style * self.l1(auto.style(fake), style)
-        if self.content:
-            losses[f"content_{other}"] = self.content * self.l1(auto.content(fake), content)
-
-        return losses
-
-    def _adversarial(self, name: str, fake: Tensor) -> Tensor:
-        """The adversarial loss of fakes, summed over the scales."""
-        network, augment = self._judge_of(name)
-        return sum(self.adversarial.generator(logits) for logits in network(augment(fake)))
 
     def _judge_of(self, name: str) -> tuple[MultiScale, DiscriminatorAugment]:
         """The discriminators of a domain, and the augmentation of their input."""

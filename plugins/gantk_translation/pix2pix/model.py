@@ -79,20 +79,18 @@ class Pix2Pix(Regression):
         self.noise = noise
         self.conditional = conditional
         self.classes = geometry.known_classes(conditional)
-        options = {
-            "generator": generator,
-            "reconstruction": reconstruction,
-            "both": both,
-            "lesion": lesion,
-        }
         super().__init__(
-            geometry, noise + self.classes, vary=vary, target_losses=target_losses, **options
+            geometry,
+            noise + self.classes,
+            generator=generator,
+            reconstruction=reconstruction,
+            both=both,
+            target_losses=target_losses,
+            lesion=lesion,
+            vary=vary,
         )
-        self.register_buffer(
-            "seen_in_use",
-            self._draw_seeded_noise(geometry.size, torch.Generator().manual_seed(0)),
-            False,
-        )
+        drawn = self._draw_seeded_noise(geometry.size, torch.Generator().manual_seed(0))
+        self.register_buffer("seen_in_use", drawn, persistent=False)
         self.adversarial = adversarial()
         self.l1 = l1
         self.test_dropout = test_dropout
@@ -163,8 +161,14 @@ class Pix2Pix(Regression):
             seen.append(noise.expand(len(image), -1, *size))
 
         if self.classes:
+            if label is None and self.asked_class is None:
+                raise UserError(
+                    "a conditional Pix2Pix translates images of a given class, but none is given",
+                    allowed=self.geometry.classes,
+                    remedy="translate with method.of_class(number)",
+                )
             if label is None:
-                label = image.new_full((1,), self._class_of_view(), dtype=torch.int64)
+                label = image.new_full((1,), self.asked_class, dtype=torch.int64)
             known = one_hot(label, self.classes).to(image)
             planes = known.reshape(-1, self.classes, *[1] * len(size))
             seen.append(planes.expand(len(image), -1, *size))
@@ -173,16 +177,6 @@ class Pix2Pix(Regression):
             image = torch.cat(seen, 1)
 
         return super().translate(image, to)
-
-    def _class_of_view(self) -> int:
-        """The class of a view by `of_class`; UserError for the method itself."""
-        if self.asked_class is None:
-            raise UserError(
-                "a conditional Pix2Pix translates images of a given class, but none is given",
-                allowed=self.geometry.classes,
-                remedy="translate with method.of_class(number)",
-            )
-        return self.asked_class
 
     def _draw_seeded_noise(self, size: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """One image's noise, drawn on the CPU so that it is the same on every device."""
