@@ -174,7 +174,12 @@ class Orthanc:
         self.session.trust_env = False  # no proxy, no password of ~/.netrc
         self.session.verify = table.ca or True
         if table.user:
-            self.session.auth = (table.user, _password(table.password_file))
+            file = table.password_file
+            if not file:
+                raise UserError("orthanc.user needs a password", where="orthanc.password_file")
+            with reading_file(file, "a password", where="orthanc.password_file"):
+                password = read_file(Path(file), None, MAX_PASSWORD_BYTES).decode().strip()
+            self.session.auth = (table.user, password)
 
     def call(self, method: str, path: str, **options: Any) -> requests.Response:
         """One request."""
@@ -271,7 +276,12 @@ class Orthanc:
         """
         path = f"/series/{series}/metadata/{RECORD}"
         for _ in range(MAX_CONFLICTS):
-            before, tag = self._read_record(path)
+            before: Json = {}
+            tag = ""
+            with unless_deleted():
+                known = self.call("GET", path)
+                before = parse_record(known.text)
+                tag = known.headers.get("ETag", "")
             after = change(before)
             if after == before:
                 return after
@@ -286,13 +296,6 @@ class Orthanc:
                     raise WrongAnswer(f"{self.url} answers to a record that it should store")
                 return after
         raise WrongAnswer(f"{self.url} refused a record {MAX_CONFLICTS} times as outdated")
-
-    def _read_record(self, path: str) -> tuple[Json, str]:
-        """The record at a path and its ETag; {} and "" where there is none."""
-        with unless_deleted():
-            answer = self.call("GET", path)
-            return parse_record(answer.text), answer.headers.get("ETag", "")
-        return {}, ""
 
 
 def connect(rules: Rules) -> Orthanc:
@@ -315,11 +318,11 @@ def record_of(series: Mapping[str, Any]) -> Json:
     return parse_record(series["Metadata"].get(str(RECORD), ""))
 
 
-def parse_record(text: str, schema: Any = Record) -> Json:
+def parse_record(text: str) -> Json:
     """The record of a text; {} where it is none, or has another shape than ours."""
     try:
-        if getattr(_adapter(schema).validate_json(text), "outcome", "") == "sending":
-            _adapter(SendingRecord).validate_json(text)
+        if Record.model_validate_json(text).outcome == "sending":
+            SendingRecord.model_validate_json(text)
     except ValueError:
         return {}
     return json.loads(text)
@@ -328,13 +331,6 @@ def parse_record(text: str, schema: Any = Record) -> Json:
 @cache
 def _adapter(schema: Any) -> TypeAdapter:
     return TypeAdapter(schema)
-
-
-def _password(file: str) -> str:
-    if not file:
-        raise UserError("orthanc.user needs a password", where="orthanc.password_file")
-    with reading_file(file, "a password", where="orthanc.password_file"):
-        return read_file(Path(file), None, MAX_PASSWORD_BYTES).decode().strip()
 
 
 def _reason(answer: requests.Response) -> str:

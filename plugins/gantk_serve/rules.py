@@ -5,7 +5,7 @@ the derived series go.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -89,11 +89,6 @@ def load_rules(path: Path) -> Rules:
         if run.exists():
             rule.model = str(run)
     return rules
-
-
-def first_match(rules: Sequence[RuleTable], facts: Mapping[str, str]) -> RuleTable | None:
-    """The first rule that a series matches."""
-    return next((rule for rule in rules if matches(rule.when, facts)), None)
 
 
 def facts_of(series: Mapping[str, Any]) -> dict[str, str]:

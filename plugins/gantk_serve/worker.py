@@ -2,7 +2,7 @@
 derived series.
 
 All state is Orthanc's. What became of a series is in its record (see `orthanc.py`); the UIDs of
-derived series are functions of their source (see `derived.py`), so that a translation that was cut
+derived series are functions of their source (see `images.py`), so that a translation that was cut
 off, or that two workers have made, is the same series. Here is only the number of the last change.
 
 A series passes these outcomes:
@@ -18,6 +18,7 @@ What cannot be done now, such as on a full disk, is waiting.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import secrets
@@ -27,6 +28,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -45,10 +47,11 @@ from gantk.errors import (
     note_in,
     one_line,
 )
-from gantk.files import lock_folder, make_folder, restrict
+from gantk.files import lock_folder, make_folder, restrict, write_file
 from gantk.formats.image import MARK
+from gantk.runs.results import Table
+from gantk.runs.schemas import read
 from gantk.terminal import Say
-from gantk_serve.mark import ChangeMark
 from gantk_serve.orthanc import (
     RECORD,
     Away,
@@ -60,11 +63,12 @@ from gantk_serve.orthanc import (
     record_of,
     unless_deleted,
 )
-from gantk_serve.rules import Rules, RuleTable, facts_of, first_match, load_rules
+from gantk_serve.rules import Rules, RuleTable, facts_of, load_rules, matches
 
 FOLLOWED = ("NewInstance", "StableSeries", "UpdatedMetadata")  # kinds of changes
 SETTLED = ("done", "refused", "failed", "left out")  # outcomes that are the last
 WORK = "work"  # folder of a translation
+MARK_FILE = "changes.json"  # how far this has come in Orthanc's changes
 POLL_SECONDS = 0.2  # between two looks at the changes
 WORK_SECONDS = 5.0  # after which a worker that has much to do looks at the changes
 RETRY_SECONDS = 30.0  # until another try
@@ -95,18 +99,18 @@ class Waiting:
 class Source:
     """What one translation is made of."""
 
-    series: Json  # as of `Orthanc.series`
+    name: str  # the identifier of the series
+    uid: str  # its SeriesInstanceUID
+    state: str  # its state, which another instance changes
     instances: list[Json]
 
-    @property
-    def name(self) -> str:
-        """The identifier of the series."""
-        return self.series["ID"]
 
-    @property
-    def state(self) -> str:
-        """The state of the series, which another instance changes."""
-        return state_of(self.instances)
+class Mark(Table):
+    """The content of MARK_FILE."""
+
+    read: int = 0  # number of a change; up to it nothing is left to do
+    # the last change that was read: where it is gone, the numbers are those of another database
+    last: dict[str, Any] = {}
 
 
 class Worker:
@@ -117,7 +121,10 @@ class Worker:
         self.orthanc = orthanc
         self.say = say
         self.folder = Path(rules.service.folder)
-        self.mark = ChangeMark(self.folder)
+        self.written = Mark()
+        with suppress(UserError):  # a damaged one: all changes are read again
+            self.written = read(self.folder, MARK_FILE, Mark) or Mark()
+        self.mark = self.written.model_copy()
         self.name = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.waiting: dict[str, Waiting] = {}
         self.stopping = Event()
@@ -148,7 +155,10 @@ class Worker:
         self.follow()
         self.work()
         numbers = [each.number for each in self.waiting.values()]
-        self.mark.write(min(numbers, default=self.mark.read))
+        done = Mark(read=min(numbers, default=self.mark.read), last=self.mark.last)
+        if done != self.written:
+            write_file(self.folder / MARK_FILE, json.dumps(done.dump()).encode(), private=True)
+            self.written = done
 
     # ---- what is to be done
 
@@ -157,8 +167,7 @@ class Worker:
         last = self.mark.last
         if last and self.orthanc.changes(last["Seq"] - 1, limit=1)[0] != [last]:
             # the change has gone with its series, or Orthanc has another database
-            self.mark.read = 0
-            self.mark.last = {}
+            self.mark = Mark()
             self.waiting.clear()
 
         done = False
@@ -256,18 +265,19 @@ class Worker:
         if record.get("outcome") == "derived":  # since the changes were read
             return True
         instances = self.orthanc.instances(name)
-        source = Source(series, instances)
+        tags = series["MainDicomTags"]
+        source = Source(name, tags["SeriesInstanceUID"], state_of(instances), instances)
         if record.get("state") == source.state:
             if record["outcome"] in SETTLED:
                 return True
             if record["outcome"] == "sending":
                 return self._send(source, record)
 
-        description = series["MainDicomTags"].get("SeriesDescription", "")
-        if description.endswith(MARK):  # a result that a PACS sends back
+        if tags.get("SeriesDescription", "").endswith(MARK):  # a result that a PACS sends back
             self._settle(source, "left out", "it is synthetic")
             return True
-        rule = first_match(self.rules.rules, facts_of(series))
+        facts = facts_of(series)
+        rule = next((rule for rule in self.rules.rules if matches(rule.when, facts)), None)
         if rule is None:
             self._settle(source, "left out", "no rule is for it")
             return True
@@ -328,7 +338,12 @@ class Worker:
         self._clear()
         work = make_folder(self.folder / WORK, private=True)
         inputs = make_folder(work / "series", private=True)
-        self._expect_one_study(source)
+        same = self.orthanc.find_series(source.uid)
+        if len(same) > 1:
+            raise UserError(
+                f"its SeriesInstanceUID is of {len(same)} patients or studies",
+                remedy="send each with a SeriesInstanceUID of its own",
+            )
         self._fetch(source.instances, inputs)
         expect_one_acquisition(inputs)
 
@@ -365,15 +380,6 @@ class Worker:
             if path.exists():
                 path = folder / f"{stem} {each['ID'][:8]}.dcm"
             path.write_bytes(self.orthanc.file(each["ID"]))
-
-    def _expect_one_study(self, source: Source) -> None:
-        """UserError where a SeriesInstanceUID is of several patients or studies."""
-        found = self.orthanc.find_series(source.series["MainDicomTags"]["SeriesInstanceUID"])
-        if len(found) > 1:
-            raise UserError(
-                f"its SeriesInstanceUID is of {len(found)} patients or studies",
-                remedy="send each with a SeriesInstanceUID of its own",
-            )
 
     def _deliver(self, source: Source, made: dict[str, dict[str, Path]], facts: Json) -> Json:
         """Give Orthanc the derived series, and withdraw earlier ones; returns the record."""
