@@ -104,18 +104,6 @@ def sweep(
         what = f"stopped; checkpoints of {count_noun(saved, 'trial')} are kept"
         raise Interrupted(f"{what}. Resume with: gantk sweep --resume {argument(folder)}")
 
-    _say_results(folder, rows, rule, say)
-    return folder
-
-
-def _saved_settings(folder: Path) -> dict[str, Any]:
-    """What all trials of a begun sweep share; UserError where the folder is no sweep's."""
-    remedy = "name the folder that `gantk sweep` wrote, or start a new sweep"
-    return read_needed(folder, SWEEP_FILE, Sweep, remedy).dump()
-
-
-def _say_results(folder: Path, rows: list[dict[str, Any]], rule: str, say: Say) -> None:
-    """Say which trial is best; GantkError where none has a score."""
     best = next(iter(rows), {})
     if best.get("score") is None:
         raise GantkError(
@@ -127,6 +115,13 @@ def _say_results(folder: Path, rows: list[dict[str, Any]], rule: str, say: Say) 
     say(f"best     {_in_words(best)}")
     say(f"recipe   {folder / 'best.toml'}")
     say(f"table    {folder / 'sweep.csv'}")
+    return folder
+
+
+def _saved_settings(folder: Path) -> dict[str, Any]:
+    """What all trials of a begun sweep share; UserError where the folder is no sweep's."""
+    remedy = "name the folder that `gantk sweep` wrote, or start a new sweep"
+    return read_needed(folder, SWEEP_FILE, Sweep, remedy).dump()
 
 
 def _shared_settings(loaded: Any, model: Any, space: list[str]) -> dict[str, Any]:
@@ -294,7 +289,9 @@ def axes_of(space: Iterable[str]) -> list[Axis]:
 
 
 def _axis(text: str) -> Axis:
-    """The axis that one `--space KEY=VALUES` describes: a range, or a list of values."""
+    """The axis that one `--space KEY=VALUES` describes: a range, of whole numbers where both ends
+    are written as such, or a list of values.
+    """
     key, _, values = (part.strip() for part in text.partition("="))
     if not values:
         raise _no_space(text)
@@ -302,7 +299,13 @@ def _axis(text: str) -> Axis:
     key = parse_setting(f"{key}=0")[0]  # raises UserError where it is no key
     found = RANGE.fullmatch(values)
     if found:
-        return _range_axis(text, key, *found.groups())
+        *ends, log = found.groups()
+        whole = not {*"eE."} & {*"".join(ends)}
+        low, high = (int(end) if whole else float(end) for end in ends)
+        if not (0 if log else -math.inf) < low < high < math.inf:
+            raise _no_space(text)
+        draw = "randint" if whole else "uniform"
+        return Axis(key, (low, high), f"log{draw}" if log else draw)
 
     listed = parse_setting(f"{key}=[{values}]")[1]  # a string where it is no TOML list
     if isinstance(listed, list):
@@ -314,18 +317,6 @@ def _axis(text: str) -> Axis:
         raise _no_space(text)
 
     return Axis(key, tuple(choices))
-
-
-def _range_axis(text: str, key: str, lowest: str, highest: str, log: str | None) -> Axis:
-    """The axis of a range: of whole numbers where both ends are written as such."""
-    floats = bool(set("eE.") & set(lowest + highest))
-    low, high = (float(end) if floats else int(end) for end in (lowest, highest))
-    lowest_allowed = 0 if log else -math.inf
-    if not lowest_allowed < low < high < math.inf:
-        raise _no_space(text)
-
-    draw = "uniform" if floats else "randint"
-    return Axis(key, (low, high), f"log{draw}" if log else draw)
 
 
 def _no_space(text: str) -> UserError:

@@ -11,7 +11,7 @@ from gantk.errors import importing, one_line
 from gantk.plugin.spec import bind
 from gantk.runs.folder import flat
 from gantk.runs.results import Table
-from gantk.runs.schemas import LogLine, further_lines, open_log, read, read_results
+from gantk.runs.schemas import further_lines, open_log, read, read_results
 from gantk.terminal import say
 from gantk_cluster import TRACKERS
 
@@ -78,7 +78,11 @@ class Follower:
             self.tracker = self.part(self.run.path, self.run.recipe().tables, self.sent)
         for line in further_lines(self.log, []):  # the report counts the damaged ones
             if line.step > self.sent_before:
-                self._put(line.step, tables_of(line))
+                tables: dict[str, Any] = {"losses": line.losses, "validation": line.validation}
+                if line.losses:
+                    names = ("lr", "images_per_s", "epoch")
+                    tables["training"] = {name: getattr(line, name) for name in names}
+                self._put(line.step, tables)
         if ending:
             results = read_results(self.run.path)
             finished = bool(results.metrics) and self.sent.step >= (results.step or 0)
@@ -98,12 +102,3 @@ class Follower:
         if values:
             self.tracker.put(step, values)
             self.sent.step = max(self.sent.step, step)
-
-
-def tables_of(line: LogLine) -> dict[str, Any]:
-    """The numbers of a line of the log."""
-    tables: dict[str, Any] = {"losses": line.losses, "validation": line.validation}
-    if line.losses:
-        of_training = {"lr": line.lr, "images_per_s": line.images_per_s, "epoch": line.epoch}
-        tables["training"] = of_training
-    return tables
