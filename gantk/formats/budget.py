@@ -23,7 +23,6 @@ MAX_COMPRESSION = 200  # largest ratio of unpacked to packed size; that of image
 MAX_VALUES_PER_BYTE = 1032  # deflate's best ratio, for values of one byte
 # largest possible compression of one stream
 BEST_COMPRESSION = {"": 1, "gzip": 1032, "zlib": 1032}
-CHUNK_BYTES = 4 * 2**20  # bytes that are decoded at a time
 FREE_BYTES = 16 * 2**20  # that any file may unpack to
 FREE_VALUES = 2**28  # that any file may declare: 1 GiB as float32
 PARSING_SECONDS_PER_MIB = 2.5  # of text and sequences, which libraries parse without a pause

@@ -12,14 +12,14 @@ from __future__ import annotations
 import gzip
 import io
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gantk.errors import UserError
-from gantk.formats.budget import spend
+from gantk.files import ANY_SIZE, regular_file
+from gantk.formats.budget import expect_held, spend
 from gantk.formats.files import chosen_volume
 from gantk.formats.image import (
     UPRIGHT,
@@ -28,9 +28,12 @@ from gantk.formats.image import (
     expect_grid,
     in_file_order,
     label_of,
+    slabs,
     three_sides,
+    upright_sides,
+    zeros,
 )
-from gantk.formats.voxels import Stored, as_integers
+from gantk.formats.voxels import SLACK_BYTES, as_integers
 
 DESCRIP_BYTES = 79  # of NIfTI's `descrip`, without the byte that ends it
 # hides what nibabel repairs in a header
@@ -45,11 +48,21 @@ class Nifti(Format):
     volumes = several = describes = True
 
     def read(self, path: Path, volume: int | None = None, values: bool = True) -> Image:
-        """float32 (1, H, W) or (1, D, H, W), scaled by the header; axes of one voxel are dropped."""
+        """float32 (1, H, W) or (1, D, H, W), scaled by the header; axes of one voxel are dropped.
+        Without `values` its pixels are zeros without memory.
+        """
         with path.open("rb") as file:
-            header, affine, stored = _read_header(path, file, volume)
-            image = stored.image(path, affine, header, values, file)
-            return replace(image, description=description_of(header))
+            header, stored = _read_header(path, file, volume)
+            affine = _affine_of(header)
+            sides = upright_sides(stored.shape, affine)
+            upright = zeros(*sides)
+            if values:
+                spend(values=upright.size)
+                upright = np.empty(sides, np.float32)
+                _decode(stored, in_file_order(upright, stored.shape, affine))
+        pixels = upright.reshape(1, *(n for n in sides if n > 1))
+        dtype = stored.dtype.newbyteorder("=")
+        return Image(pixels, affine, path, dtype, header, description=description_of(header))
 
     def write(self, path: Path, image: Image, description: str = "") -> None:
         """Write on the grid that the image came from: same affine, codes, units and zooms."""
@@ -120,15 +133,16 @@ def _millimetres(header: Any) -> float:
     return {"meter": 1000.0, "micron": 0.001}.get(unit, 1.0)
 
 
-def _read_header(
-    path: Path, file: io.BufferedReader, volume: int | None
-) -> tuple[Any, np.ndarray, Stored]:
-    """The header of one volume, its affine in millimetres, and where its voxels are stored, checked
-    against the size of the file.
+def _read_header(path: Path, file: io.BufferedReader, volume: int | None) -> tuple[Any, Any]:
+    """The header of one volume, and its voxels (i, j, k) as nibabel decodes them, checked against the
+    size of the file.
     """
+    from nibabel.arrayproxy import ArrayProxy
     from nibabel.nifti1 import data_type_codes
 
-    header, packing = _header_of(file)
+    packing = "gzip" if file.peek(2).startswith(b"\x1f\x8b") else ""  # whatever its suffix says
+    stream: Any = gzip.GzipFile(fileobj=file) if packing else file
+    header = _header_of(stream.read(540))
     code = int(header["datatype"])
     dtype = header.get_data_dtype() if code in data_type_codes else None
     if dtype is None or dtype.kind not in "iuf":
@@ -151,14 +165,31 @@ def _read_header(
     offset = int(header["vox_offset"])
     spend(unpacked=offset)
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    stored = Stored(path, shape, dtype, offset + chosen * size, offset + count * size, packing)
-    stored.expect_whole()
+    expect_held(
+        offset + count * size, regular_file(path, max_bytes=ANY_SIZE).stat().st_size, packing
+    )
     header.check_fix(SILENT, error_level=40)
-    if header.get_slope_inter()[0] is not None:
-        stored = replace(stored, scale=header.get_slope_inter())
+    slope, inter = header.get_slope_inter()
     if count > 1:
         header.set_data_shape(shape)
-    return header, _affine_of(header), stored
+    spec = shape, dtype, offset + chosen * size, slope or 1.0, inter or 0.0
+    return header, ArrayProxy(stream, spec, mmap=False)
+
+
+def _decode(stored: Any, voxels: np.ndarray) -> None:
+    """Fill a view (i, j, k) of float32 with stored voxels, a few planes k at a time, scaled in float64;
+    an error if the stream is truncated or damaged.
+    """
+    for part in slabs(stored.shape[::-1]):
+        spend()
+        try:
+            voxels[:, :, part] = stored[:, :, part]
+        except ValueError:  # in nibabel's words
+            raise ValueError(
+                "it is truncated: it holds fewer voxels than its header says"
+            ) from None
+    # padding, and after the last volume the stream's checksum
+    stored.file_like.read(SLACK_BYTES)
 
 
 def _affine_of(header: Any) -> np.ndarray:
@@ -187,11 +218,9 @@ def _remarks(path: Path, header: Any) -> tuple[str, ...]:
     return tuple(remarks)
 
 
-def _header_of(file: io.BufferedReader) -> tuple[Any, str]:
-    """A file's header, without its extensions, and how the file is packed, whatever its suffix says."""
-    packing = "gzip" if file.peek(2).startswith(b"\x1f\x8b") else ""
-    start = (gzip.GzipFile(fileobj=file) if packing else file).read(540)
+def _header_of(start: bytes) -> Any:
+    """The header at the start of a file, without its extensions."""
     for kind in _kinds():
         if kind.header_class.may_contain_header(start):
-            return kind.header_class(start[: kind.header_class.sizeof_hdr], check=False), packing
+            return kind.header_class(start[: kind.header_class.sizeof_hdr], check=False)
     raise ValueError("it has no NIfTI header")
