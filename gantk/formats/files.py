@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from gantk.errors import UserError, raise_if_of_machine, reading_file, writing_file
+from gantk.errors import UserError, join_first, raise_if_of_machine, reading_file, writing_file
 from gantk.files import (
     ANY_SIZE,
     expect_permission,
@@ -86,12 +86,6 @@ class FileKind:
 
 class NotFinite(UserError):
     """An image contains values that are NaN, infinite or too large to compute with."""
-
-
-class SeveralVolumes(UserError):
-    """A file contains several volumes and none was chosen; `contents` describes them."""
-
-    contents: str = ""
 
 
 def formats() -> dict[str, Format]:
@@ -415,9 +409,7 @@ def chosen_volume(path: Path, volume: int | None, count: int, what: str) -> int:
             " dataset.json as nnU-Net does (to train on them), or save it as a file of its own"
         )
         allowed = "one 2-D or 3-D image"
-        error = SeveralVolumes(f"'{path}' contains {what}", allowed=allowed, remedy=remedy)
-        error.contents = what
-        raise error
+        raise UserError(f"'{path}' contains {what}", allowed=allowed, remedy=remedy)
 
     if not 0 <= (volume or 0) < count:
         raise UserError(f"'{path}' has no volume {volume}", allowed=f"0 to {count - 1}")
@@ -490,10 +482,8 @@ def scan_of(path: Path) -> Scan:
     if len(series) != 1:
         what = f"'{path}' is a folder"
         if series:
-            names = [f"'{scan.name}'" for scan in series[:3]]
-            if len(series) > 3:
-                names.append("...")
-            what += f" with {len(series)} DICOM series ({', '.join(names)})"
+            names = join_first([f"'{scan.name}'" for scan in series], most=3)
+            what += f" with {len(series)} DICOM series ({names})"
 
         raise UserError(
             what,
@@ -620,10 +610,7 @@ def _once(key: tuple[Any, ...], make: Callable[[], T]) -> T:
 
 def unread_error(path: Path) -> UserError:
     """The error for a file that `read` does not take: its kind, and what to do."""
-    series = series_format(path)
     kind = unread_kind(path)
-    if series:
-        kind = FileKind(series.name)
     if kind is None:
         return _unknown_suffix(path, "read")
     what = f"cannot read '{path}' ({kind.name})"

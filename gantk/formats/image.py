@@ -116,8 +116,8 @@ class Image:
     path: Path | None = None  # the file, or the folder of a DICOM series
     # the type of the stored values, which a writer keeps where it holds the new ones
     dtype: np.dtype | None = None
-    # the format's own metadata, kept for writing back; may have `remarks`, `facts`, `doubts`,
-    # `no_scan` and `states_orientation`
+    # the format's own metadata, kept for writing back; may have `remarks`, `facts`, `doubts` and
+    # `states_orientation`
     header: Any = None
     # whether a result is on the scale of the image it was made from, not in a model's units
     own_scale: bool = False
@@ -173,11 +173,6 @@ class Image:
         it is none, as a localizer.
         """
         return tuple(getattr(self.header, "doubts", ()))
-
-    @property
-    def no_scan(self) -> str:
-        """What the header says that the image is, where it is no scan: `a localizer`; else ""."""
-        return getattr(self.header, "no_scan", "")
 
     @property
     def states_orientation(self) -> bool:
@@ -403,7 +398,8 @@ def three_sides(sides: Sequence[int]) -> tuple[int, int, int]:
 
 def upright_sides(shape: tuple[int, int, int], affine: np.ndarray) -> tuple[int, int, int]:
     """(D, H, W) of the upright pixels of a file of this shape (i, j, k)."""
-    return three_sides([int(shape[axis]) for axis in _upright_axes(shape, affine)])
+    axes = np.argsort(turn(affine, shape)[:, 0])[::-1]  # that become planes, rows and columns
+    return three_sides([int(shape[axis]) for axis in axes])
 
 
 def to_upright(voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
@@ -466,11 +462,6 @@ def unusable_words(pixels: np.ndarray) -> str:
     if not wrong:
         return ""
     return f"1 value that is {UNUSABLE}" if wrong == 1 else f"{wrong} values that are {UNUSABLE}"
-
-
-def _upright_axes(shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
-    """The file's axes that become upright planes, rows and columns, in this order."""
-    return np.argsort(turn(affine, shape)[:, 0])[::-1]
 
 
 def _above_one(sides: tuple[int, ...]) -> tuple[int, ...]:

@@ -92,7 +92,8 @@ class Nifti(Format):
         if header is not None:
             affine = np.diag([1 / _millimetres(header)] * 3 + [1]) @ affine
         wide = isinstance(header, nib.Nifti2Header) or max(shape) > np.iinfo(np.int16).max
-        nifti = _kinds()[wide](data.reshape(sides), affine, header, dtype=data.dtype)
+        kind: Any = nib.Nifti2Image if wide else nib.Nifti1Image
+        nifti = kind(data.reshape(sides), affine, header, dtype=data.dtype)
         # These describe the source's values: the window to show, and the kind of map.
         nifti.header["cal_min"] = 0
         nifti.header["cal_max"] = 0
@@ -118,13 +119,6 @@ def _clear_texts(header: Any) -> None:
     for name, (form, *_) in header.template_dtype.fields.items():
         if form.kind == "S" or name in ("extents", "session_error", "glmax", "glmin"):
             header[name] = empty[name]
-
-
-def _kinds() -> tuple[Any, Any]:
-    """nibabel's classes for NIfTI-1 and -2."""
-    import nibabel as nib
-
-    return nib.Nifti1Image, nib.Nifti2Image
 
 
 def _millimetres(header: Any) -> float:
@@ -220,7 +214,9 @@ def _remarks(path: Path, header: Any) -> tuple[str, ...]:
 
 def _header_of(start: bytes) -> Any:
     """The header at the start of a file, without its extensions."""
-    for kind in _kinds():
-        if kind.header_class.may_contain_header(start):
-            return kind.header_class(start[: kind.header_class.sizeof_hdr], check=False)
+    import nibabel as nib
+
+    for kind in (nib.Nifti1Header, nib.Nifti2Header):
+        if kind.may_contain_header(start):
+            return kind(start[: kind.sizeof_hdr], check=False)
     raise ValueError("it has no NIfTI header")

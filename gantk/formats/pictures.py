@@ -65,7 +65,7 @@ class Picture(Format):
         with PIL.Image.open(path, formats=(*KINDS.values(),)) as picture:
             # else Pillow maps the file, and truncating it meanwhile kills the process
             picture.filename = ""
-            _expect_one_page(path, _has_several_pages(picture))
+            _expect_one_page(path, picture)
             size = picture.width * picture.height * len(picture.getbands())
             spend(values=size)
             if picture.format in JPEGS:
@@ -199,16 +199,14 @@ def _to_file_type(image: Image, kind: str) -> np.ndarray:
     raise UserError(what, allowed=allowed, remedy=remedy)
 
 
-def _has_several_pages(picture: ImageFile) -> bool:
-    """Whether a picture has several pages. A TIFF may have a million: they are not counted. An MPO's
-    second page is the view of the other eye.
+def _expect_one_page(path: Path, picture: ImageFile) -> None:
+    """UserError where a picture has several pages. A TIFF may have a million: they are not counted. An
+    MPO's second page is the view of the other eye.
     """
     if isinstance(picture, TiffImageFile):
-        return bool(picture.tag_v2.next)
-    return picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1
-
-
-def _expect_one_page(path: Path, several: bool) -> None:
+        several = bool(picture.tag_v2.next)
+    else:
+        several = picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1
     if several:
         remedy = "save each page as a file of its own, or all pages as a NIfTI volume"
         raise UserError(f"'{path}' has several pages", allowed="one page", remedy=remedy)

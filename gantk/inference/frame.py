@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from gantk.catalog.contrasts import contrast_names, known_contrast
@@ -17,7 +17,6 @@ from gantk.errors import UserError
 from gantk.formats.image import Image
 from gantk.plugin.spec import Count, Few, Positive, Side
 from gantk.prepare.grid import FitMode, Plane
-from gantk.recipe.tables import current_fit
 from gantk.runs.schemas import Finite
 
 FIT = "fits the training data"
@@ -93,7 +92,7 @@ class Frame:
     # of one native image: contrasts, or 3 for colour
     channels: Annotated[int, Field(ge=1, le=1024)]
     range: tuple[Finite, Finite]  # network intensities of black and white
-    fit: Annotated[FitMode, BeforeValidator(current_fit)] = "pad"
+    fit: FitMode = "pad"
     neighbours: Few = 0  # slices on each side given as further channels
     plane: Plane = "axial"
     spacing: Spacing | None = None  # mm

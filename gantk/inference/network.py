@@ -48,14 +48,10 @@ class Network(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         if not torch.compiler.is_compiling():
-            self._expect_size(tuple(image.shape[2:]))
+            try:
+                check_networks(self.method, tuple(image.shape[2:]), "image")
+            except UserError as error:
+                error.where = "image"
+                error.remedy = "pad the image, or use model.translate, which does"
+                raise error from None
         return self.method.translate(image, self.letter).float()
-
-    def _expect_size(self, size: tuple[int, ...]) -> None:
-        """UserError where a network cannot process images of these sides."""
-        try:
-            check_networks(self.method, size, "image")
-        except UserError as error:
-            error.where = "image"
-            error.remedy = "pad the image, or use model.translate, which does"
-            raise error from None

@@ -123,8 +123,8 @@ def check_input(
     """
     remarks = [line.removeprefix(f"'{image.path}'").lstrip(": ") for line in image.remarks]
     given = image
-    if not contrast:
-        image = with_channels(image, frame.channels)
+    if not contrast and image.affine is None:  # a picture in gray or colour
+        image = replace(image, pixels=in_channels(image.pixels, frame.channels))
     image = replace(image, pixels=frame.as_in_training(image.pixels))
     found = [*_findings(given, image, frame, contrast)]
     doubts = [line for line, is_far in found if is_far]
@@ -163,13 +163,6 @@ def misfit_sentence(checks: Checks) -> str:
         return ""
     whole = f"{len(misfits)} of {count_noun(checks, 'file')}"
     return f"{whole} do not fit the training data: {join_first(misfits, most=MAX_NAMED_MISFITS)}"
-
-
-def with_channels(image: Image, channels: int) -> Image:
-    """A picture in gray (1) or colour (3), as a model takes it; any other image unchanged."""
-    if image.affine is not None:
-        return image
-    return replace(image, pixels=in_channels(image.pixels, channels))
 
 
 def _changes(given: Image, image: Image, frame: Frame, contrast: str) -> list[str]:
@@ -265,7 +258,9 @@ def _of_other_contrast(
     has_agent = image.facts.get("agent") or says_agent(*(stated or ()))
     if _has_look(frame, contrast):
         is_open = has_agent or (stated and is_doubted)
-        others = None if is_open else _looks_of_other(frame)
+        # what takes up an agent may be as bright as in any contrast
+        is_open = is_open or says_agent(frame.source, frame.target)
+        others = None if is_open else frame.values.get("target", {}).get("looks")
         yield from _unlike_in_look(image, frame, others, bool(meant and not stated))
     is_named = image.path is not None and not image.is_array and not contrast
     if is_named and meant and not stated and not _why_not_recorded(frame, contrast):
@@ -273,15 +268,6 @@ def _of_other_contrast(
     if meant == "t1" and has_agent:
         said = "contrast agent: header or name say one"
         yield f"{said}; the {shown} of the training may show none", False
-
-
-def _looks_of_other(frame: Frame) -> Sequence | None:
-    """The looks of the other domain; None where one of them shows an agent, as what takes it up may be
-    as bright as in any contrast.
-    """
-    if says_agent(frame.source, frame.target):
-        return None
-    return frame.values.get("target", {}).get("looks")
 
 
 def _outside_of_training(image: Image, frame: Frame) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gantk.catalog.catalog import Catalog, Row, unread_note
+from gantk.catalog.catalog import Catalog, unread_note
 from gantk.catalog.image_table import read_table
 from gantk.errors import GantkError, UserError, count_noun, join_first
 from gantk.files import json_object, make_folder, sweep
@@ -211,7 +211,12 @@ class Translation:
             scan = row.scan_below(root)
             is_silent = row.kind == "other" or (several and row.kind == "mask")
             if not is_silent and (scan.files, scan.volume) not in used:
-                unused[_why_unused(row)].append(f"'{scan.name}'")
+                why = row.why or (
+                    f"shows {row.contrast}" if row.contrast else "nothing says what it shows"
+                )
+                if row.kind == "no scan":
+                    why = f"the header says that it is {why}"
+                unused[why].append(f"'{scan.name}'")
 
         how = f"--from {self.contrasts[0]}=FILE ..." if several else "INPUT"
         for why, names in unused.items():
@@ -495,23 +500,11 @@ class Translation:
         if not failed:
             return written
 
-        raise self._failure(failed, len(outcomes))
-
-    def _failure(self, failed: dict[Job, Exception], count: int) -> GantkError:
-        """The error of a folder of which some of so many inputs could not be translated."""
-        lines = [f"{len(failed)} of {count} {self.noun} could not be translated:"]
+        lines = [f"{len(failed)} of {len(outcomes)} {self.noun} could not be translated:"]
         for job, error in failed.items():
             # of a series the folder: no file is at fault
             lines.append(f"{job.first}: {error or type(error).__name__}")
         failure = GantkError("\n  ".join(lines))
-        if len(failed) == count and all(isinstance(e, UserError) for e in failed.values()):
+        if all(isinstance(found, UserError) for found in outcomes.values()):
             failure.exit_code = 2
-        return failure
-
-
-def _why_unused(row: Row) -> str:
-    """Why an image of a folder is not translated."""
-    if row.kind == "no scan":
-        return f"the header says that it is {row.why}"
-    says = f"shows {row.contrast}" if row.contrast else "nothing says what it shows"
-    return row.why or says
+        raise failure

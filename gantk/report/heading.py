@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from gantk.errors import join_first
 from gantk.metrics.names import join_words
-from gantk.recipe.published import NOT_GIVEN, ON_IN_WORDS, PublishedSystem, published_system
+from gantk.recipe.published import (
+    NOT_GIVEN,
+    ON_IN_WORDS,
+    PublishedSystem,
+    is_within,
+    published_system,
+)
 from gantk.report import words
 from gantk.report.run_record import RunRecord
 from gantk.runs.results import Score, ScoresByMetric
@@ -27,7 +33,11 @@ def what_was_run(run: RunRecord) -> list[tuple[str, str, str]]:
     for key, (of_file, here) in record.changed.items():
         if system is None:
             rows.append((key, of_file, here))
-        elif key in system.named or not _is_stated(key, system):
+        # what the report states, or the run departs from within it, is compared with the report
+        elif key in system.named or not (
+            is_within(key, system.stated)
+            or any(is_within(each, [key]) for each in system.departures)
+        ):
             in_recipe = "not in the recipe" if of_file == NOT_GIVEN else f"in the recipe {of_file}"
             stated = ON_IN_WORDS if key in system.named else "not stated"
             if key not in system.departures:
@@ -39,14 +49,6 @@ def what_was_run(run: RunRecord) -> list[tuple[str, str, str]]:
 def system_of(run: RunRecord) -> PublishedSystem | None:
     """The published system of a run's recipe; None if it names none."""
     return published_system(run.recipe.dump(), run.environment.recipe.changed)
-
-
-def _is_stated(key: str, system: PublishedSystem) -> bool:
-    """Whether the report states a setting, or the run departs from settings within it, so that the
-    comparison with the report says what a change has led to.
-    """
-    stated = any(f"{key}.".startswith(f"{other}.") for other in system.stated)
-    return stated or any(other.startswith(f"{key}.") for other in system.departures)
 
 
 def figures_beside(

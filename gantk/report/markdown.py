@@ -33,7 +33,8 @@ def escape_markdown(text: object) -> str:
     if isinstance(text, Markdown):
         return text
     line = " ".join(printable(str(text)).split())
-    return SPECIAL.sub(_escape, line)
+    # a backslash before the character that means something: the last one that matched
+    return SPECIAL.sub(lambda match: f"{match[0][:-1]}\\{match[0][-1]}", line)
 
 
 def code_span(text: object) -> Markdown:
@@ -42,11 +43,6 @@ def code_span(text: object) -> Markdown:
     fence = "`" * (max(map(len, re.findall("`+", line)), default=0) + 1)
     margin = " " if "`" in line else ""
     return Markdown(f"{fence}{margin}{line}{margin}{fence}")
-
-
-def _escape(match: re.Match[str]) -> str:
-    """A backslash before the character that means something: the last one that matched."""
-    return f"{match[0][:-1]}\\{match[0][-1]}"
 
 
 def score_table(results: Results) -> str:

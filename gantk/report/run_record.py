@@ -208,16 +208,16 @@ class RunRecord:
         """The hash of each test image's file, by its path; by its name that of an image without a file.
         Equal ones mean the same file in two runs.
         """
-        files = [
-            (image.path or image.key, image.sha256) for image in getattr(self.sets, "test", ())
-        ]
-        return {path: sha256 or path for path, sha256 in files}
+        return {
+            image.path or image.key: image.sha256 or image.path or image.key
+            for image in getattr(self.sets, "test", ())
+        }
 
     @property
     def test_images(self) -> frozenset[tuple[str, str]]:
         """The files and names of the test images; equal ones mean the same images in two runs."""
         images = getattr(self.sets, "test", ())
-        return frozenset((self.test_files[image.path or image.key], image.key) for image in images)
+        return frozenset((image.sha256 or image.path or image.key, image.key) for image in images)
 
     def images_of(self, name: str) -> tuple[Counter[str], set[str]]:
         """The number of images of a set by domain, and its known patients."""
