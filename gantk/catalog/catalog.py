@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from gantk.catalog.domains import relative_to
 from gantk.catalog.tables import csv_text
 from gantk.errors import count_noun
 from gantk.files import write_output
@@ -104,9 +105,6 @@ class Row:
             setattr(row, RECORDED[name], recorded[name])
         row.mask = root / recorded["mask"][0] if "mask" in recorded else None
         row.onto = _scan_of(recorded["onto"], root) if "onto" in recorded else None
-        if "volume" in recorded:  # of an earlier version; all volumes of `onto` have one grid
-            row.scan = replace(row.scan, volume=recorded["volume"])
-            row.onto = row.onto and replace(row.onto, volume=0)
         contrasts = recorded.get("contrasts", {})
         scans = {
             name: _scan_of(parts, root) if parts else None for name, parts in contrasts.items()
@@ -283,11 +281,8 @@ def _scan_of(parts: Sequence[Any], root: Path) -> Scan:
 
 
 def _relative(path: Path | None, folder: Path) -> str:
-    if path is None:
-        return ""
-    whole = path.absolute()
-    folder = folder.absolute()
-    return (whole.relative_to(folder) if whole.is_relative_to(folder) else whole).as_posix()
+    """A file's path relative to a folder where it lies below; "" for none."""
+    return relative_to(path.absolute(), folder.absolute()).as_posix() if path else ""
 
 
 VOLUME = "volume_number"  # column of the volume of a file of several, counted from 0

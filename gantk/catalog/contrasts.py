@@ -209,7 +209,7 @@ def one_word(contrast: str) -> str:
 
 def same_contrast(word: str, wanted: str) -> bool:
     """Whether two words in lower case are usual names of one contrast."""
-    return word == wanted or (word in CONTRASTS and CONTRASTS[word] == CONTRASTS.get(wanted))
+    return CONTRASTS.get(word, word) == CONTRASTS.get(wanted, wanted)
 
 
 def known_contrast(name: str, contrasts: Iterable[str]) -> str | None:

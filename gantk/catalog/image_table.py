@@ -89,7 +89,15 @@ class ImageTable:
 
         self._expect_no_empty_cells([*rows.values()], left_out)
         if not rows:
-            raise self._no_image(left_out)
+            others = Counter(row.why for row in left_out).most_common(5)
+            said = ", ".join(f"'{word}' ({n})" for word, n in others)
+            raise UserError(
+                f"{self.called} lists no image of {' or '.join(self.contrasts)}. Its column domain"
+                f" contains {said or 'nothing'}",
+                where=self.where,
+                remedy="set data.domains to two of these words, or give words for the domains:"
+                " --set data.source.a=WORD --set data.source.b=WORD",
+            )
         return Catalog([*rows.values(), *left_out])
 
     def _expect_no_empty_cells(self, rows: Sequence[Row], left_out: Sequence[Row]) -> None:
@@ -116,17 +124,6 @@ class ImageTable:
                 " each row, or test alone to divide the others",
                 remedy="fill them in, or write none into the column split of an image that is not used",
             )
-
-    def _no_image(self, left_out: Sequence[Row]) -> UserError:
-        others = Counter(row.why for row in left_out).most_common(5)
-        words = ", ".join(f"'{word}' ({n})" for word, n in others)
-        return UserError(
-            f"{self.called} lists no image of {' or '.join(self.contrasts)}. Its column domain"
-            f" contains {words or 'nothing'}",
-            where=self.where,
-            remedy="set data.domains to two of these words, or give words for the domains:"
-            " --set data.source.a=WORD --set data.source.b=WORD",
-        )
 
     def name_pairs(self, rows: Sequence[Row], by_name: bool) -> None:
         """Set what images of one anatomy share (`pair`), if these are no columns of one line: the
@@ -186,8 +183,9 @@ class ImageTable:
         """Yield the rows of a line: one for its path, or one for each contrast's."""
         split = split_in(cells.get("split", ""), "")
         word = cells.get("domain", "")
-        contrast = "" if self.column_of or split == LEFT_OUT else self._contrast_of(word)
-        column_of = self.column_of or {contrast: "path"}
+        said = only(self.words.meant(word) if word else self.contrasts)
+        is_read = said in self.contrasts and split != LEFT_OUT
+        column_of = self.column_of or {said if is_read else "": "path"}
         text_of = {name: cells[column] for name, column in column_of.items() if cells.get(column)}
         if split == LEFT_OUT or "" in text_of:
             why = "by the column split" if split == LEFT_OUT else word
@@ -211,11 +209,6 @@ class ImageTable:
                 row.position = float(row.slice)
             row.pair = pair
             yield row
-
-    def _contrast_of(self, word: str) -> str:
-        """The contrast that a cell of the column domain says; "" for another one."""
-        said = only(self.words.meant(word) if word else self.contrasts)
-        return said if said in self.contrasts else ""
 
     def _set_masks(self, rows: Sequence[Row], text: str) -> None:
         """Set the mask of the images of a line: of those on the mask's grid, or of all where images

@@ -235,7 +235,7 @@ def read_by(
     if line in known:
         tried = [(known[line], own) for own in _images_to_explain(images)]
     if not tried or line == known[line].pattern:  # then its fields may be any text
-        own = [NamedImage(scan_named(x), compose_text(_without_suffix(x))) for x in images]
+        own = [NamedImage(scan_named(x), compose_text(without_suffix(x))) for x in images]
         tried.append((Layout(line), own))
     readings = (explain(layout, own, contrasts, words, gives_up=False) for layout, own in tried)
     first = next(readings)
@@ -295,7 +295,7 @@ def _images_to_explain(paths: Sequence[str]) -> list[list[NamedImage]]:
 
 def _without_splits(paths: Sequence[str]) -> list[NamedImage]:
     """Images by their paths without the split, if there are several."""
-    taken = [take_split(compose_text(_without_suffix(path))) for path in paths]
+    taken = [take_split(compose_text(without_suffix(path))) for path in paths]
     # a single split, as in TrainT1, says nothing
     are_several = len({split for _, split in taken}) > 1
     return [
@@ -304,7 +304,8 @@ def _without_splits(paths: Sequence[str]) -> list[NamedImage]:
     ]
 
 
-def _without_suffix(path: str) -> str:
+def without_suffix(path: str) -> str:
+    """A path without the suffix of its format."""
     return path[: len(path) - len(suffix_of(path))]
 
 
@@ -407,9 +408,7 @@ def explain(
         row: Row | str = OTHER_FORM
         if match:
             fields = {name: text or "" for name, text in match.groupdict().items()}
-            row = _row_by_fields(image, fields, contrasts, words)
-            if layout.general and isinstance(row, Row):
-                row = _row_by_types(row, fields, layout, words)
+            row = _row_by_fields(image, fields, layout, contrasts, words)
         if isinstance(row, Row):
             found.rows.append(row)
             fields_of.append(fields)
@@ -422,8 +421,9 @@ def explain(
             found.doubt = "many images are of another form"
             return found
 
-    if not layout.words:
-        found.doubt = _doubt_about_left_out(found.left_out)
+    if found.left_out and not layout.words:
+        (path, what), *more = found.left_out.items()
+        found.doubt = f"'{path}' is {what}" + (f", and {len(more)} more" if more else "")
     found.doubt = found.doubt or doubt_about_table(found.rows, layout, contrasts)
     if layout.general:
         found.doubt = found.doubt or doubt_about_names(found.rows, fields_of, layout)
@@ -438,16 +438,12 @@ def _without_suffix_of_format(pattern: str) -> str:
     return pattern[: len(pattern) - len(suffix)] if suffix in formats() else pattern
 
 
-def _doubt_about_left_out(left_out: Mapping[str, str]) -> str:
-    if not left_out:
-        return ""
-    path, what = next(iter(left_out.items()))
-    others = f", and {len(left_out) - 1} more" if len(left_out) > 1 else ""
-    return f"'{path}' is {what}{others}"
-
-
 def _row_by_fields(
-    image: NamedImage, fields: Mapping[str, str], contrasts: Sequence[str], words: ContrastWords
+    image: NamedImage,
+    fields: Mapping[str, str],
+    layout: Layout,
+    contrasts: Sequence[str],
+    words: ContrastWords,
 ) -> Row | str:
     """The row of an image by the fields of a line, each of which is what it says; or what else the
     image is.
@@ -455,9 +451,8 @@ def _row_by_fields(
     said = words.meant(fields["contrast"]) if "contrast" in fields else frozenset[str]()
     if "contrast" in fields and len(said) != 1:
         return f"of {' and '.join(sorted(said)) or 'no contrast'}"
-    usual = contrasts[0] if len(contrasts) == 1 else ""
     split = image.split or split_named(fields.get("split", ""))
-    row = Row(image.scan, next(iter(said), usual), split=split)
+    row = Row(image.scan, next(iter(said), only(contrasts)), split=split)
     if "ab" in fields:
         letter = fields["ab"][-1].upper()
         row.contrast = contrasts["AB".index(letter)] if len(contrasts) == 2 else letter
@@ -467,14 +462,13 @@ def _row_by_fields(
     row.label = fields.get("class") or fields.get("yesno", "")
     names = (fields.get(name) for name in ("slice", "running", "picture", "name"))
     row.slice = next(filter(None, names), "")
-    return row
+    return _row_by_types(row, whose, fields, layout, words) if layout.general else row
 
 
 def _row_by_types(
-    row: Row, fields: Mapping[str, str], layout: Layout, words: ContrastWords
+    row: Row, whose: str, fields: Mapping[str, str], layout: Layout, words: ContrastWords
 ) -> Row | str:
     """The row by a general line, whose texts must be of their types; or what else the image is."""
-    whose = fields.get("patient") or fields.get("person", "")
     if layout.pattern == "*{contrast}*/{patient}":  # T1/p01_T1
         whose = without_contrast(whose, row.contrast, words)
     if words.said(whose) - {words.contrast_of["mr"]}:

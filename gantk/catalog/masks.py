@@ -104,8 +104,10 @@ def _name_words(path: Path, words: ContrastWords, mask_name: str = "") -> tuple[
 
 def _is_of(mask: Path, row: Row, root: Path) -> bool:
     """Whether a mask lies beside an image, or in folders of its split, patient and visit."""
-    folders = {*compose_text(relative_to(mask, root).parent.as_posix()).split("/")}
-    own = {*compose_text(relative_to(row.path, root).parent.as_posix()).split("/")}
+    folders, own = (
+        {*compose_text(relative_to(path, root).parent.as_posix()).split("/")}
+        for path in (mask, row.path)
+    )
     splits = {folder for folder in folders if whole(SPLIT, folder)}
     is_of_split = not row.split or not splits or row.split in splits
     of_patient = own & {*row.subject.split("/"), row.session}

@@ -15,10 +15,10 @@ from itertools import product
 from os.path import commonprefix
 from statistics import mode
 
-from gantk.catalog.contrasts import ContrastWords
-from gantk.catalog.layouts import Reading, pairs_of, read_by
+from gantk.catalog.contrasts import ContrastWords, only
+from gantk.catalog.layouts import Reading, pairs_of, read_by, without_suffix
 from gantk.catalog.words import DATE, SLICE_WORDS, VERSION, whole
-from gantk.formats.files import is_volume, stem_of, suffix_of
+from gantk.formats.files import is_volume, stem_of
 
 UNKNOWN = "?"  # no field yet
 MAX_PROPOSALS = 3
@@ -74,9 +74,9 @@ def _lines_of(own: Sequence[str], images: Sequence[str], words: ContrastWords) -
     """
     depth = mode(path.count("/") for path in own)
     paths = [path for path in own if path.count("/") == depth]
-    suffixes = {path[len(path) - len(suffix_of(path)) :] for path in paths}
-    suffix = suffixes.pop() if len(suffixes) == 1 else ""
-    parts = [path[: len(path) - len(suffix_of(path))].split("/") for path in paths]
+    stems = [*map(without_suffix, paths)]
+    suffix = only({path.removeprefix(stem) for path, stem in zip(paths, stems, strict=True)})
+    parts = [stem.split("/") for stem in stems]
     columns = [*zip(*parts, strict=True)]
     for place, column in enumerate(columns[:-1]):
         if len({*column}) == 1:  # of one patient, it may be

@@ -135,7 +135,14 @@ def in_words(
     if labels:
         parts.append(f"classes {', '.join(sorted(labels))}")
     if left_out:
-        parts.append(_left_out_in_words(left_out))
+        kinds = Counter(left_out).most_common()
+        shown = [
+            f"{count} {PLURALS.get(what, what) if count > 1 else what}"
+            for what, count in kinds[:MAX_REASONS]
+        ]
+        if others := sum(count for _, count in kinds[MAX_REASONS:]):
+            shown.append(f"{others} more")
+        parts.append(f"{len(left_out)} left out ({', '.join(shown)})")
     if by:
         how = by.replace("{running}", "{running} (a number that is no patient)")
         parts.append(f"by {how}")
@@ -148,14 +155,6 @@ def rows_in_words(how: str, rows: Iterable[Row], pairs: int | None = None) -> st
     images = [row for row in rows if row.kind == "image"]
     left_out = [row.why for row in rows if row.kind != "image"]
     return in_words(images, left_out, pairs, how)
-
-
-def _left_out_in_words(left_out: Sequence[str]) -> str:
-    kinds = Counter(left_out).most_common()
-    shown = [f"{n} {PLURALS.get(what, what) if n > 1 else what}" for what, n in kinds[:MAX_REASONS]]
-    if others := sum(count for _, count in kinds[MAX_REASONS:]):
-        shown.append(f"{others} more")
-    return f"{len(left_out)} left out ({', '.join(shown)})"
 
 
 def as_setting(layout: str) -> str:

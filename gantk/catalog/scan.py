@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from gantk.catalog.catalog import Catalog, Row, compose_text, unread_rows
+from gantk.catalog.catalog import Catalog, Kind, Row, compose_text, unread_rows
 from gantk.catalog.contrasts import ContrastWords, shown_by_series
 from gantk.catalog.layouts import CONTRASTS_ALONE, Reading, Unclear, read, read_by, read_contrasts
 from gantk.catalog.question import LayoutQuestion, in_words
@@ -76,7 +76,7 @@ def read_folder(
     if not images:
         return Catalog([])
     words = ContrastWords(asked.contrasts, asked.words)
-    file_of = {_name(folder, image): image for image in images}
+    file_of = {compose_text(image.relative_to(folder).as_posix()): image for image in images}
     others = _left_out_by_walk(images, asked)
     names = [name for name, image in file_of.items() if image not in others]
     skipped = left_out(names, words, stripped=asked.stripped)
@@ -96,10 +96,6 @@ def read_folder(
         reading = read_contrasts(names, words)
     reading.left_out |= skipped
     return catalog_of(reading, file_of)
-
-
-def _name(folder: Path, path: Path) -> str:
-    return compose_text(path.relative_to(folder).as_posix())
 
 
 def _reading_of_metadata(
@@ -173,7 +169,7 @@ def catalog_of(reading: Reading, file_of: Mapping[str, Path]) -> Catalog:
         row.scan = Scan(file_of[row.scan.name], volume=row.scan.volume)
         row.pair = row.anatomy
     for name, what in reading.left_out.items():
-        kind: Literal["mask", "left out"] = "mask" if what == "mask" else "left out"
+        kind: Kind = "mask" if what == "mask" else "left out"
         rows.append(Row(Scan(file_of[name]), kind=kind, why=what))
     order = {file: number for number, file in enumerate(file_of.values())}
     rows.sort(key=lambda row: (order[row.path], row.scan.volume or 0))

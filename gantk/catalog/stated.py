@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,7 +51,10 @@ def read_dataset_json(
         elif channel is None:
             if words.said(stem_of(path)):
                 return None
-            found.rows += _volumes_of(_row_of_case(path, stem_of(path), lies[1]), names)
+            row = _row_of_case(path, stem_of(path), lies[1])
+            for number, contrast in names.items():
+                scan = replace(row.scan, volume=number if len(names) > 1 else None)
+                found.rows.append(replace(row, scan=scan, contrast=contrast, outlines={}))
         elif int(channel[2]) in names:
             row = _row_of_case(path, channel[1], lies[1])
             row.contrast = names[int(channel[2])]
@@ -73,14 +76,6 @@ def _row_of_case(path: str, case: str, folder: str | None) -> Row:
     else:
         row.slice = case
     return row
-
-
-def _volumes_of(row: Row, names: Mapping[int, str]) -> Iterator[Row]:
-    """A row for each volume of a file that holds all channels, or for its only one."""
-    for number, contrast in names.items():
-        volume = number if len(names) > 1 else None
-        scan = replace(row.scan, volume=volume)
-        yield replace(row, scan=scan, contrast=contrast, outlines={})
 
 
 def _channel_names(file: Path, words: ContrastWords) -> dict[int, str]:

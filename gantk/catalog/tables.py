@@ -64,22 +64,18 @@ def read_rows(path: Path, text: str = "") -> tuple[list[str], list[NumberedRow]]
     if twice:
         what = f"'{path}' has two columns with the name '{twice[0]}'"
         raise UserError(what, remedy="rename or remove one of them")
+    known = []
     for line, row in rows:
         if any(row[len(columns) :]):
             what = f"line {line} of '{path}' has {len(row)} cells, the header {len(columns)}"
             raise UserError(what, remedy=JOIN)
-    known = [(line, _known_cells(columns, row)) for line, row in rows]
+        cells = {}
+        for column, text in zip_longest(columns, row[: len(columns)], fillvalue=""):
+            cell = text.strip()
+            is_unknown = cell.lower() in UNKNOWN and column != "split"  # whose `none` is a word
+            cells[column] = "" if is_unknown else cell
+        known.append((line, cells))
     return [name for name in columns if name], known
-
-
-def _known_cells(columns: Sequence[str], row: Sequence[str]) -> dict[str, str]:
-    """The cells of a row by column, without blanks; whatever means "unknown" is empty."""
-    cells = {}
-    for column, text in zip_longest(columns, row[: len(columns)], fillvalue=""):
-        cell = text.strip()
-        is_unknown = cell.lower() in UNKNOWN and column != "split"  # whose `none` is a word
-        cells[column] = "" if is_unknown else cell
-    return cells
 
 
 def split_in(cell: str, where: str) -> str:

@@ -95,19 +95,6 @@ def test_each_contrast_is_read_and_judged_by_its_own_volume(msd):
     assert [data.values[x]["traits"]["background"] for x in "ab"] == [["bright"], ["dark"]]
 
 
-def test_a_run_of_an_earlier_version_has_its_volumes_and_grid(msd):
-    options = {"split": SPLIT}
-    data = load(source(msd, onto="a"), **options)
-    known = data.split_json()
-    for row in known.catalog:
-        row["files"], (row["volume"],) = row["files"][:1], row["files"][1:]
-        row["onto"] = row["onto"][:1]
-
-    again = load(source(msd, onto="a"), known=known, **options)
-    pixels = {each.id: each.read() for each in data.records}
-    assert all((each.read() == pixels[each.id]).all() for each in again.records)
-
-
 def test_a_model_translates_its_contrast_of_such_files(tiny_run, msd):
     cpu = {"device": "cpu", "to": "T2", "say": print}
     translate(tiny_run, msd, msd / "out", **cpu)
