@@ -189,6 +189,7 @@ def result_sentence(results: Results, *, unseen: bool = True) -> str:
     if clauses:
         clauses[0] = f"{_tested_on(results, unseen)} {clauses[0]}"
     clauses = [sets_sentence(results).removesuffix("."), *clauses, *_without_verdicts(results)]
+    clauses += _mean_errors(results)
     return " ".join(f"{clause[0].upper()}{clause[1:]}." for clause in filter(None, clauses))
 
 
@@ -204,6 +205,27 @@ def _without_verdicts(results: Results) -> Iterator[str]:
             metric = WITH_MASKS[row.metric].load()
             said = metric.result(score, f"{row.value} {row.interval}".strip())
             yield f"{row.direction} {said} ({row.sample.partition(' (')[0]})" if said else ""
+
+
+def _mean_errors(results: Results) -> Iterator[str]:
+    """Yield `gray values in the foreground are off by 21 % (MR -> CT) of the range from black to white on
+    average`; where no foreground is known, of whole images.
+    """
+    said: dict[str, list[str]] = defaultdict(list)
+    for key, scores in results.metrics.items():
+        metric = "mae" + FOREGROUND if "mae" + FOREGROUND in scores else "mae"
+        score = scores.get(metric, Score())
+        _, is_share, span = score.unit.partition("of range ")
+        if is_share and score.value is not None:
+            share = f"{score.value / float(span):.0%}".replace("%", " %")
+            said[metric].append(f"{share} ({title_of(key, results.domains)})")
+    for metric, shares in said.items():
+        if len(shares) <= MAX_NAMED_DIRECTIONS:
+            where = " in the foreground" if metric.endswith(FOREGROUND) else ""
+            yield (
+                f"gray values{where} are off by {join_words(shares)} of the range from black to white"
+                " on average"
+            )
 
 
 def sets_sentence(results: Results) -> str:

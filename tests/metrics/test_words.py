@@ -322,3 +322,24 @@ def test_lesions_that_lose_their_contrast_are_named(end, is_said):
 
     said = "T1 -> T2 shows lesions too faint: it keeps 0.0600 [-0.2000, 0.3000] of their contrast"
     assert (said in result_sentence(found)) == is_said
+
+
+@pytest.mark.parametrize(
+    ("mae", "said"),
+    [
+        ({"mae": (0.3, "of range 2")}, "Gray values are off by 15 % (T1 -> T2) of the range"),
+        (
+            {"mae": (0.1, "of range 2"), "mae_foreground": (0.44, "of range 2")},
+            "Gray values in the foreground are off by 22 % (T1 -> T2) of the range",
+        ),
+        ({"mae": (80.0, "HU")}, ""),
+        ({"mae": (None, "of range 2")}, ""),
+    ],
+)
+def test_how_far_gray_values_are_off_is_a_share(mae, said):
+    found = result({"a_to_b": WON})
+    for name, (value, unit) in mae.items():
+        found.metrics["a_to_b"][name] = Score(value=value, unit=unit, n=8)
+    sentence = result_sentence(found)
+    assert said in sentence
+    assert ("off by" in sentence) == bool(said)
