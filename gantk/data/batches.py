@@ -171,7 +171,7 @@ class Batches:
 
     def _gather(self, step: int) -> Batch:
         first = (step * self.world + self.rank) * self.batch
-        parts: dict[str, list] = defaultdict(list)
+        parts = defaultdict(list)
         for name, images in self.sets.items():
             for position in range(first, first + self.batch):
                 index = (

@@ -48,7 +48,7 @@ from gantk.data.split import (
     unpair,
 )
 from gantk.data.split.leakage import LeakageError, check_leakage
-from gantk.data.split.near_duplicates import Fingerprint
+from gantk.data.split.near_duplicates import Fingerprints
 from gantk.data.split_json import RecordedSplit
 from gantk.data.spread import spread
 from gantk.errors import UserError, count_noun, join_first
@@ -99,8 +99,7 @@ class Study:
         self.splits = Splits({}, "")  # records by set
         self.split_description = ""  # how they were split, in words; "": they are not yet
         self.training: list[Record] = []  # for the method: maybe unpaired
-        # by domain and key, of images that were read to compare them
-        self.fingerprints: dict[tuple[str, str], Fingerprint] = {}
+        self.fingerprints: Fingerprints = {}  # of images that were read to compare them
 
     def intensity_part(self, letter: str) -> Part:
         """What builds the mapping of a domain's intensities: its own, or one for both domains."""
@@ -161,10 +160,12 @@ class Study:
         """The error for leaks between the sets of the split, or the domains of an unpaired study;
         None without any.
         """
+        # unless the table says so, names alone do not refuse who gives images of both domains
+        by_names = self.table.unpair == "auto" and self.source.pairs_by == "names"
         try:
             check_leakage(
                 self.splits.with_training(self.training),
-                same_patient=self.method.paired or may_share_patients(self.table, self.source),
+                same_patient=self.method.paired or self.table.same_patient or by_names,
                 # drawn heads are alike without being copies
                 pixels=not self.source.drawn,
                 fingerprints=self.fingerprints,
@@ -508,8 +509,10 @@ def classes_of(records: Sequence[Record], domains: Sequence[str]) -> tuple[str, 
     needed = [record for record in records if record.domain in domains]
     without = [record.key for record in needed if record.label is None]
     if without:
-        have = "has" if len(without) == 1 else "have"
-        what = f"{len(without)} of {count_noun(needed, 'image')} {have} no class. The first is '{without[0]}'"
+        what = (
+            f"the class of {len(without)} of {count_noun(needed, 'image')} is not known. The first is"
+            f" '{without[0]}'"
+        )
         remedy = "put every image into a folder named after its class, or set data.labels = false"
         raise UserError(what, where="data.labels", remedy=remedy)
     return tuple(sorted({record.label for record in needed if record.label is not None}))
@@ -664,11 +667,6 @@ def unpairs(table: DataTable, source: ImageSource) -> bool:
     if table.unpair == "auto":
         return source.pairs_by != "names"
     return table.unpair
-
-
-def may_share_patients(table: DataTable, source: ImageSource) -> bool:
-    """Whether a patient may give unpaired training images of both domains."""
-    return table.same_patient or (table.unpair == "auto" and not unpairs(table, source))
 
 
 def training_of(

@@ -44,7 +44,7 @@ class Loader:
         self.size = size and tuple(size)
         self.taken = 0  # batches so far
         self._rest = iter(batches)
-        self._waiting: list[Batch] = []
+        self._waiting = []
         self.first = self.take()
         self._waiting.append(self.first)
 

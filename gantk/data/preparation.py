@@ -24,6 +24,9 @@ from gantk.prepare.grid import FitMode
 VERSION = 6
 
 
+RecordId = tuple[str, str]  # domain and key, which identify a record
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One image of a data source, which is read on demand.
@@ -78,8 +81,8 @@ class Record:
     file: Any = field(default=None, compare=False, repr=False)
 
     @property
-    def id(self) -> tuple[str, str]:
-        """Domain and key, which identify a record."""
+    def id(self) -> RecordId:
+        """What identifies it."""
         return self.domain, self.key
 
     @property
@@ -131,8 +134,8 @@ class Preparation:
 
     def __post_init__(self, records: Sequence[Record]):
         # the slices of a record's image, see `neighbouring_slices`
-        self.stacks: dict[tuple[str, str], list[Record]] = {}
-        groups: dict[Hashable, list[Record]] = defaultdict(list)
+        self.stacks: dict[RecordId, list[Record]] = {}
+        groups = defaultdict(list)
         for record in sorted(records, key=lambda one: one.key):
             if self.cache is not None and record.files:
                 groups[record.domain, record.files].append(record)
@@ -260,8 +263,7 @@ class Preparation:
         return self._resize(record.read(), nearest=record.domain in self.nearest)
 
     def _mask(self, record: Record) -> np.ndarray:
-        if record.mask is None:
-            raise ValueError(f"'{record.key}' has no mask, unlike others of its file")
+        assert record.mask is not None
         return self._resize(record.mask(), fill=0.0)
 
     def _resize(
@@ -288,7 +290,7 @@ def code_of(parts: Iterable[Any]) -> str:
 
 def neighbouring_slices(
     records: Sequence[Record], sets: Iterable[Sequence[Record]], neighbours: int
-) -> dict[tuple[str, str], list[Record]]:
+) -> dict[RecordId, list[Record]]:
     """2.5-D: by record id, the 2k + 1 slices of its image, the lowest first.
 
     Neighbours are found among all `records` of one domain, subject and folder by `position`. A

@@ -93,13 +93,11 @@ class SamplingGrid:
 
     def to_grid_order(self, pixels: np.ndarray) -> np.ndarray:
         """A view of upright pixels, (C, D, H, W) or (C, H, W), with axes in this grid's order."""
-        return self._flip_stack(pixels.transpose(self._axes(pixels.ndim - 1)))
+        turned = pixels.transpose(self._axes(pixels.ndim - 1))
+        return turned[:, :, ::-1] if pixels.ndim == 4 and self.plane != "axial" else turned
 
     def _axes(self, dims: int) -> tuple[int, ...]:
         return (0, *PLANES[self.plane]) if dims == 3 else tuple(range(dims + 1))
-
-    def _flip_stack(self, pixels: np.ndarray) -> np.ndarray:
-        return pixels[:, :, ::-1] if pixels.ndim == 4 and self.plane != "axial" else pixels
 
     def _grid(self, native: tuple[int, ...], spacing: Sequence[float]) -> list[tuple[int, float]]:
         """For each axis of this grid: the number of voxels, and the step between two, in voxels of

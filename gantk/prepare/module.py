@@ -30,7 +30,10 @@ class Scale(nn.Module):
 
     def __init__(self, mapping: Any):
         super().__init__()
-        corners = [_corners(line) for line in mapping.lines]
+        corners = [
+            [torch.tensor(ends, dtype=torch.float64) for ends in line.corners()]
+            for line in mapping.lines
+        ]
         count = max(native.numel() for native, _ in corners)
         native, network = (
             torch.stack([_lengthen(pair[end], count) for pair in corners]) for end in (0, 1)
@@ -53,13 +56,6 @@ class Scale(nn.Module):
     def inverse(self, images: Tensor) -> Tensor:
         """Network intensities to native ones."""
         return piecewise_linear(images, self.network, self.native)
-
-
-def _corners(line: Any) -> tuple[Tensor, Tensor]:
-    native, network = (
-        torch.from_numpy(np.array(ends, dtype=np.float64)) for ends in line.corners()
-    )
-    return native, network
 
 
 def _lengthen(corners: Tensor, count: int) -> Tensor:
@@ -442,11 +438,11 @@ def fit_lines(output: Tensor, seen: Tensor, least: Tensor) -> tuple[Tensor, Tens
     return (y - slope * x).to(output.dtype), slope.to(output.dtype)
 
 
-def least_variance(seen: Tensor, share: float = MIN_VARIANCE_SHARE) -> Tensor:
+def least_variance(seen: Tensor) -> Tensor:
     """The variance that counts as none in images (N, C, *spatial): (N,), float64."""
     values = seen.detach().flatten(1)
     span = values.amax(dim=1).double() - values.amin(dim=1).double()
-    return share * span.square()
+    return MIN_VARIANCE_SHARE * span.square()
 
 
 def _window_mean(images: Tensor) -> Tensor:

@@ -190,7 +190,7 @@ def test_eval_and_resume_score_the_patients_that_were_held_out(copied_run):
 
     recipe.write_text(text.replace("subjects = 6", "subjects = 5"))
     for again in (evaluate, resume):
-        with pytest.raises(UserError, match="2 images .'subject-005/slice-000', .* are missing"):
+        with pytest.raises(UserError, match="2 images .'subject-005/slice-000', .* missing"):
             again(copied_run, device="cpu")
 
     (copied_run / "split.json").unlink()

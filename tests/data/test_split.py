@@ -160,7 +160,7 @@ def test_without_patients_blocks_or_images_are_held_out():
 
     assert splits.by == "folders"
     assert {r.position for r in splits["test"]} == set(range(40, 50))
-    assert not splits["validation"] and "no validation" in how, (
+    assert not splits["validation"] and ", 0 validation, " in how, (
         "a set that is not there is not invented"
     )
     assert len(split(stack(5), test=0, validation=0)[0]["train"]) == 5
@@ -192,15 +192,15 @@ LONE = study(2) + [r for n in range(6) for r in stack(2, "a", f"q{n}")]
 @pytest.mark.parametrize(
     "records, options, says, where",
     [
-        (study(2), dict(by="patient", test=0.8), "2 patients are too few", "data.split"),
+        (study(2), dict(by="patient", test=0.8), "too few for .*: 2 patients", "data.split"),
         (
             study(5) + stack(3),
             {},
             "the patient of 3 of 23 images is not known. The first is '/a000'",
             "data.split.by",
         ),
-        (stack(8), dict(by="block"), "8 images in a row.* are too few", "data.split"),
-        (stack(1), dict(by="block"), "1 image in a row.* is too few", "data.split"),
+        (stack(8), dict(by="block"), "too few for .*: 8 images in a row", "data.split"),
+        (stack(1), dict(by="block"), "too few for .*: 1 image in a row", "data.split"),
         (
             stack(10),
             dict(by="patient"),

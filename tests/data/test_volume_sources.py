@@ -31,7 +31,7 @@ def nifti(path, *arguments, **options):
 def test_stacks_of_which_one_slice_is_used_name_the_setting(tmp_path):
     for n, name in enumerate(("T1", "T2")):
         volume(tmp_path / "p0" / f"{name}.nii", n)
-    with pytest.raises(UserError, match="leaves only one slice of T1") as error:
+    with pytest.raises(UserError, match="only one image of T1") as error:
         nifti(tmp_path, planes=(0.5, 0.55))
     assert "data.source.planes=[0,1]" in str(error.value)
 

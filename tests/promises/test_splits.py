@@ -269,7 +269,7 @@ def test_few_known_patients_are_divided_unless_blocks_are_asked(tmp_path, count,
 
     metrics = read_json(run / "metrics.json")
     report = (run / "report.html").read_text("utf-8")
-    said = f"{count} patients have slices in both training and test"
+    said = f"{count} patients with slices in both training and test"
     for text in (
         outcome.out,
         report,

@@ -231,7 +231,7 @@ def refusal_of(recipe, kind):
     """
     table = load_recipe(recipe).tables["data"]
     if table.get("dims") == 3 and kind in ("pictures", "table"):
-        return "is a picture, but data.dims is 3. Allowed: volumes: NIfTI", None
+        return "has 2 axes, but data.dims is 3. Allowed: volumes .NIfTI", None
     if "label_map" in str(table.get("intensity")):  # what is drawn here are no classes
         return "a label map contains .*from 0 to 4|needs one domain", None
 
@@ -240,7 +240,7 @@ def refusal_of(recipe, kind):
         more += [f'evaluate.metrics=["{"psnr" if "pix2pix" in recipe else "kid"}"]'] * (
             "tumour" in recipe
         )
-        return "images have no class.*set data.labels = false", more
+        return "the class of .* is not known.*set data.labels = false", more
 
     if table.get("mask"):
         lesion = recipe in ("missing", "pix2pix_lesion")

@@ -42,7 +42,7 @@ from gantk.data.dataset import (
     masks_in_words,
     unused_masks,
 )
-from gantk.data.preparation import Record, patients_of
+from gantk.data.preparation import Record, RecordId, patients_of
 from gantk.data.sources.pairing import (
     complete_pairs,
     on_other_grids,
@@ -171,7 +171,7 @@ class Examination:
     fit: Fit | None = None  # of the pairs
     same_heads: bool = False  # whether domains without pairs seem to show the same
     # the pairs that these seem to be, by the id of a record
-    proposed_pairs: dict[tuple[str, str], str] = field(default_factory=dict)
+    proposed_pairs: dict[RecordId, str] = field(default_factory=dict)
 
 
 @Work("looking at the images")
@@ -381,7 +381,7 @@ def _usual_study(
     """The study of images as these domains by the usual recipe, of no certain method."""
     tables = {"data": {"source": {**source}, "domains": list(domains)}}
     table = Recipe(tables).override(settings).data_table()
-    method: Any = type("AnyMethod", (), {"paired": False, "reads": domain_letters(table.domains)})
+    method = type("AnyMethod", (), {"paired": False, "reads": domain_letters(table.domains)})
     # A mixture of gray and colour is reported as a problem of its own.
     study = Study(table.model_copy(update={"channels": 1}), method)
     study.table = table
@@ -461,7 +461,7 @@ def result_of(found: Examination) -> dict[str, Any]:
             "images": len(own),
             "patients": len(patients_of(own)),
         }
-    split: dict[str, Any] | None = None
+    split = None
     if usage and usage.split_description:
         sizes = {name: len(own) for name, own in splits.items()}
         split = {"by": usage.splits.by, "how": usage.split_description} | sizes

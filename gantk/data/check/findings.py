@@ -32,7 +32,6 @@ from gantk.data.check.kinds import (
     in_words,
     is_ct,
     range_width,
-    width_ratio,
 )
 from gantk.data.dataset import Study
 from gantk.data.intensity import SCALE_RATIO, Learnt, of_usual_scale
@@ -320,9 +319,9 @@ def _one_range_for_several_scales(items: Sequence[Inspected], study: Study) -> I
             if item.domains == [name] and len(item.facts["shape"]) == 3 and not is_ct(item.facts)
         ]
         is_usual = of_usual_scale(np.array([*map(range_width, volumes)])) if volumes else ()
-        ratio = width_ratio([*compress(volumes, is_usual)])
-        if ratio > MAX_WIDTH_RATIO:
-            ratios.append(f"{name} {ratio:.1f}")
+        widths = [width for width in map(range_width, compress(volumes, is_usual)) if width]
+        if widths and max(widths) > MAX_WIDTH_RATIO * min(widths):
+            ratios.append(f"{name} {max(widths) / min(widths):.1f}")
     if ratios:
         what = (
             f"the scans differ in intensity range (largest to smallest: {', '.join(ratios)}), but"
@@ -447,8 +446,7 @@ def _about_copies(kind: str, what: str, groups: Sequence[Sequence[str]]) -> Iter
     if not groups:
         return
     shown = [" = ".join(map(repr, names)) for names in groups]
-    count = count_noun(sum(map(len, groups)) - len(groups), "image")
-    counted = f"{count} {'is' if count == '1 image' else 'are'} {what}"
+    counted = f"{what}, {sum(map(len, groups)) - len(groups)} in all"
     first = join_first(shown, "; ")
     yield problem(kind, f"{counted}: {first}", [*chain(*groups)])
     if first != "; ".join(shown):

@@ -130,7 +130,7 @@ def scans_of(records: Iterable[Record]) -> dict[tuple[str, Scan], list[Record]]:
     """The records of each contrast and scan that they are read from: the scan named by their key, the
     contrast where a record has several. An image that is part of a file is one by itself.
     """
-    found: dict[tuple[str, Scan], list[Record]] = defaultdict(list)
+    found = defaultdict(list)
     for record in records:
         key = record.scan_key or record.key
         if record.file is None and record.files:
@@ -148,7 +148,7 @@ def inspect_kept(scan: Scan, record: Record) -> Inspected:
     """
     if record.file is None:
         return inspect(scan, lambda scan: Image(record.read(), path=record.path))
-    known: dict[Scan, Inspected] = record.file.reader.inspected
+    known = record.file.reader.inspected
     if scan not in known:
         known[scan] = inspect(scan, record.file.read)
     return known[scan]

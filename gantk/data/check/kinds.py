@@ -105,7 +105,7 @@ def kind_of(image: Image, skull: bool = True, planes: Sequence[Plane] = ()) -> d
     spacing = None if image.affine is None else [round_digits(step) for step in image.spacing]
     plane = plane_of(image)
     surroundings = surroundings_of(planes or planes_of(image.pixels))
-    facts: dict[str, Any] = {
+    facts = {
         "shape": list(image.pixels.shape[1:]),
         "spacing": spacing,
         "plane": plane,
@@ -153,12 +153,6 @@ def range_width(facts: Facts) -> float:
     return max(0.0, high - low)
 
 
-def width_ratio(group: Sequence[Facts]) -> float:
-    """By which factor the intensity ranges of images differ at most; 1 where none has contrast."""
-    widths = [width for width in map(range_width, group) if width]
-    return max(widths) / min(widths) if widths else 1.0
-
-
 def differ_in_kind(one: Facts, other: Facts, spacing_is_set: bool) -> bool:
     """Whether two images differ in a trait that both have."""
     traits = [trait for trait in TRAITS if trait is not SPACING or not spacing_is_set]
@@ -172,7 +166,7 @@ def ranges_of(
     words, or the smallest and the largest numbers, of those whose value is known. Of numbers those
     of the usual length count.
     """
-    ranges: dict[str, list[Any]] = {}
+    ranges = {}
     for trait in traits:
         values = [value for value in map(trait.value, group) if value is not None]
         if values and isinstance(values[0], str):

@@ -10,13 +10,13 @@ from dataclasses import replace
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from gantk.data.check.findings import Problem, problem
 from gantk.data.look import scale_to_unit
-from gantk.data.preparation import Pair, Record
+from gantk.data.preparation import Pair, Record, RecordId
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.spread import spread, spread_over_owners
 from gantk.errors import count_noun, join_first
@@ -121,7 +121,7 @@ def measure_pairs(records: Sequence[Record]) -> Fit | None:
     pairs = [pair for pair in complete_pairs(records).values() if pair["a"].path]
     if not pairs:
         return None
-    patients: dict[str, list[Pair]] = defaultdict(list)
+    patients = defaultdict(list)
     for pair in pairs:
         patients[pair["a"].subject].append(pair)
     are_patients = [*patients] != [""]
@@ -159,7 +159,7 @@ def measure_pairs(records: Sequence[Record]) -> Fit | None:
     )
 
 
-def show_the_same(records: Sequence[Record]) -> tuple[bool, dict[tuple[str, str], str]]:
+def show_the_same(records: Sequence[Record]) -> tuple[bool, dict[RecordId, str]]:
     """Whether images of two domains without pairs seem to show the same anatomy: most have a partner
     that is the best for both, and fit it as registered pairs do. And these pairs, where all images
     were compared: by the id of a record the name of its pair.
@@ -205,7 +205,7 @@ def _fit_of_patients(pairs: Iterable[Pair]) -> dict[str, str]:
     """`Fit.of_patients`, from pairs in the middle of a visit's stack, of those with enough of them.
     Of a thick stack every second one or less: slices of 1 mm are too like their neighbours to tell.
     """
-    visits: dict[tuple[str, Any], list[Pair]] = defaultdict(list)
+    visits = defaultdict(list)
     for pair in pairs:
         record = pair["a"]
         visits[record.subject, record.file and record.file.row.session].append(pair)

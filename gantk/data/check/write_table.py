@@ -10,6 +10,7 @@ from pathlib import Path
 from gantk.catalog.catalog import VOLUME, Catalog, Row
 from gantk.catalog.tables import LEFT_OUT
 from gantk.data.dataset import Study
+from gantk.data.preparation import RecordId
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.sources.source import file_sources
 from gantk.errors import UserError, count_noun
@@ -26,7 +27,7 @@ def expect_table(table: Path, overwrite: bool) -> None:
 
 
 def write_table(
-    table: Path, usage: Study | None, said: Sequence[Row], pairs: Mapping[tuple[str, str], str] = {}
+    table: Path, usage: Study | None, said: Sequence[Row], pairs: Mapping[RecordId, str] = {}
 ) -> str:
     """Write one row for each image, and return a sentence about the rows. `pairs`: names of likely
     pairs, by the id of a record.
@@ -73,13 +74,13 @@ def _rows_left_out(usage: Study) -> list[Row]:
     return [*rows.values()]
 
 
-def _rows_in_use(usage: Study, pairs: Mapping[tuple[str, str], str]) -> list[Row]:
+def _rows_in_use(usage: Study, pairs: Mapping[RecordId, str]) -> list[Row]:
     """A row for each image that is used, in the order of the records."""
     complete = complete_pairs(usage.records)
     splits = any(record.split for record in usage.records)
     # "images" is no contrast but the check's word for one unknown domain.
     known = {letter: "" if name == "images" else name for letter, name in usage.names.items()}
-    rows: dict[tuple, Row] = {}
+    rows = {}
     for record in usage.records:
         if record.file is None:
             what = f"the source '{usage.table.source.name}' reads parts of files as images"

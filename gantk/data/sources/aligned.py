@@ -73,14 +73,13 @@ class Aligned(FileSource):
     def records(self) -> list[Record]:
         """Two paired records for every picture, one for each half."""
         wholes = super().records()
-        read = {
-            letter: partial(self._half, side=self.order.index(letter.upper())) for letter in "ab"
-        }
-        return [
-            replace(one, domain=x, pair=one.key, read=partial(read[x], one), file=None)
-            for x in "ab"
-            for one in wholes
-        ]
+        halves = []
+        for letter in "ab":
+            side = self.order.index(letter.upper())
+            for one in wholes:
+                read = partial(self._half, one, side)
+                halves.append(replace(one, domain=letter, pair=one.key, read=read, file=None))
+        return halves
 
     def nameless(self) -> str:
         return "pictures show two images side by side, so the domains are called A and B"

@@ -169,7 +169,7 @@ class Files(VolumeSource):
         UserError where there is none.
         """
         folder = self.root / text
-        paths: set[Path] = set()
+        paths = set()
         if not text:
             asked = Asked(words=self.contrast_words.own, patients="none")
             rows = read_folder(self.root, images, asked)

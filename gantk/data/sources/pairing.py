@@ -58,13 +58,12 @@ def pair_rows(rows: Sequence[Row], onto: str = "none", by_name: bool = False) ->
 
     if not apart or not by_name:
         return []
-    be = "is" if len(apart) == 1 else "are"
-    return [f"{count_noun(apart, 'pair')} by name {be} not registered: {apart[0]}"]
+    return [f"{count_noun(apart, 'pair')} by name, but not registered: {apart[0]}"]
 
 
 def _rows_that_share(rows: Sequence[Row]) -> dict[str, tuple[Row, Row]]:
     """By pair, the row of a and the row of b where these two alone share it."""
-    sharing: dict[str, list[Row]] = defaultdict(list)
+    sharing = defaultdict(list)
     for row in rows:
         if row.pair:
             sharing[row.pair].append(row)

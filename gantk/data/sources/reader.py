@@ -97,9 +97,7 @@ class Reader:
         On a view that resamples: 1 where more than half of a voxel is inside the mask.
         """
         file = row.mask
-        if file is None:
-            raise ValueError(f"'{row.key}' has no mask")
-
+        assert file is not None
         key = "mask", file, row.onto, self.view
         shares = self.kept.get(key, partial(self._mask, row, file)).pixels
         if plane is not None:
@@ -142,14 +140,13 @@ class Reader:
 
     def _expect_dims(self, path: Path, pixels: np.ndarray) -> None:
         if pixels.ndim - 1 != self.dims:
-            kind = "a volume" if pixels.ndim == 4 else "a picture"
-            what = f"'{path}' is {kind}, but data.dims is {self.dims}"
-            needed = (
-                "pictures, or volumes that can be cut into slices",
-                "volumes: NIfTI, NRRD or DICOM series",
+            raise UserError(
+                f"'{path}' has {pixels.ndim - 1} axes, but data.dims is {self.dims}",
+                where="data.dims",
+                allowed="volumes (NIfTI, NRRD or DICOM series) for 3; pictures, or volumes that can"
+                " be cut into slices, for 2",
+                remedy=f"use a recipe with data.dims = {pixels.ndim - 1}",
             )
-            remedy = f"use a recipe with data.dims = {pixels.ndim - 1} for {kind[2:]}s"
-            raise UserError(what, where="data.dims", allowed=needed[self.dims - 2], remedy=remedy)
 
     def _fit_channels(self, row: Row, pixels: np.ndarray) -> np.ndarray:
         """The pixels in gray or colour, as set; UserError for too few, or other channels than the

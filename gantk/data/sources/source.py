@@ -79,8 +79,7 @@ class RecordSource(ImageSource):
 
     def records(self) -> list[Record]:
         """The images."""
-        found: list[Record] = self.source.records()
-        return found
+        return self.source.records()
 
 
 class _Defaults(ImageSource):
@@ -342,10 +341,10 @@ class FileSource(_Defaults):
             return
 
         what = "only one image" if keys else "no images"
-        remedy = "add images: two or more of each domain are needed"
-        if any("/plane-" in key for key in keys):
-            what = f"data.source.planes = {[*self.planes]} leaves only one slice"
-            remedy += ", or use all slices: --set data.source.planes=[0,1]"
+        remedy = (
+            "add images: two or more of each domain are needed; of a single volume use all slices:"
+            " --set data.source.planes=[0,1]"
+        )
         of = f" of {name}" if name else ""
         what += f"{of} in '{self.root}'" + "".join(f": '{key}'" for key in keys)
         error = TooFewImages if keys else NothingFound

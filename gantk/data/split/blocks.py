@@ -23,7 +23,7 @@ def places_in_blocks(
     are known, the blocks of domain a decide: their partners in b are held out with them, and
     neighbours of these in b's own order are left out too.
     """
-    stacks: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    stacks = defaultdict(list)
     for record in records:
         label = "" if record.subject else record.label or ""
         stacks[record.subject, label].append(record)
@@ -89,7 +89,7 @@ def _runs(count: int, shares: dict[str, float], table: SplitTable) -> list[str]:
     needed = sum(sizes.values()) + gap * (len(sizes) + 1) + 1
     if needed > count:
         raise too_few(
-            f"{count_noun(count, 'image')} in a row (slices, or pictures by name), with a gap of {gap}, {'is' if count == 1 else 'are'}",
+            f"{count_noun(count, 'image')} in a row (slices, or pictures by name), with a gap of {gap}",
             shares,
             f"at least {needed} images",
         )
@@ -129,5 +129,5 @@ def too_few(what: str, shares: dict[str, float], allowed: str) -> UserError:
     asked = " and ".join(f"{name} = {share:g}" for name, share in shares.items() if share)
     remedy = "set a share to 0, change data.split.by, lower data.split.gap, or add data"
     return UserError(
-        f"{what} too few for {asked}", where="data.split", allowed=allowed, remedy=remedy
+        f"too few for {asked}: {what}", where="data.split", allowed=allowed, remedy=remedy
     )

@@ -19,7 +19,7 @@ def exact_copies(records: Sequence[Record]) -> list[tuple[int, int]]:
     Files of a size that no other file has are not read.
     """
     digest_of = _digests({path for record in records for path in record.files})
-    pairs: list[tuple[int, int]] = []
+    pairs = []
     firsts: dict[Hashable, int] = {}
     for number, record in enumerate(records):
         digests = tuple(map(digest_of.get, record.files))

@@ -10,7 +10,7 @@ from gantk.data.split.copies import exact_copies
 from gantk.data.split.near_duplicates import (
     MAX_ALL_COMPARED,
     SETS,
-    Fingerprint,
+    Fingerprints,
     near_copies,
     read_fingerprints,
 )
@@ -31,7 +31,7 @@ def check_leakage(
     same_patient: bool = True,
     pixels: bool = True,  # compare pixels: exact copies, and those saved again, resized, shifted
     # by domain and key, of images that were read already; those read here are added
-    fingerprints: dict[tuple[str, str], Fingerprint] | None = None,
+    fingerprints: Fingerprints | None = None,
     preparation: Preparation | None = None,  # whose cache is used and filled
 ) -> None:
     """LeakageError that lists patients, identical pixels and near copies on two sides of a split.
@@ -71,7 +71,7 @@ def check_leakage(
 def _copies_on_two_sides(
     records: Sequence[Record],
     sides: Sequence[str],
-    known: dict[tuple[str, str], Fingerprint],
+    known: Fingerprints,
     preparation: Preparation | None,
 ) -> list[str]:
     """Lines on equal files, identical pixels and near copies on two sides. Fingerprints that are
@@ -96,17 +96,16 @@ def _copies_on_two_sides(
 
 def _expect_one_domain_each(records: Sequence[Record]) -> None:
     """LeakageError where patients give training images of both domains."""
-    domains: dict[str, set[str]] = defaultdict(set)
+    domains = defaultdict(set)
     for record in records:
         domains[record.subject].add(record.domain)
 
     both = sorted(repr(patient) for patient, own in domains.items() if patient and len(own) > 1)
     # one patient alone cannot give one domain only
     if both and len(domains) > 1:
-        who = "a patient has" if len(both) == 1 else f"{len(both)} patients have"
         what = (
-            f"{who} training images in both domains, which does not occur in an unpaired study:"
-            f" {join_first(both, most=MAX_LISTED_LEAKS)}"
+            "patients have training images in both domains, which does not occur in an unpaired"
+            f" study: {join_first(both, most=MAX_LISTED_LEAKS)}"
         )
         remedy = (
             "set data.unpair = true to train on one domain of each patient, or"

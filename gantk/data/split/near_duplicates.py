@@ -33,7 +33,7 @@ from zlib import crc32
 import numpy as np
 
 from gantk.data.look import HEIGHTS, Plane, planes_of
-from gantk.data.preparation import Preparation, Record
+from gantk.data.preparation import Preparation, Record, RecordId
 from gantk.data.spread import spread
 
 THUMBNAIL_SIDE = 32  # pixels of a thumbnail's side
@@ -64,6 +64,9 @@ class Fingerprint:
     subject: str = ""  # patient; "" where unknown
     stack: Hashable = None  # group of images in which neighbours may be slices of one scan
     position: float | None = None  # its place in the stack
+
+
+Fingerprints = dict[RecordId, Fingerprint]
 
 
 def fingerprint_of(pixels: np.ndarray, planes: Sequence[Plane] = ()) -> Fingerprint:
@@ -105,7 +108,7 @@ def place_fingerprint(fingerprint: Fingerprint, record: Record) -> Fingerprint:
 
 def read_fingerprints(
     records: Sequence[Record],
-    known: dict[tuple[str, str], Fingerprint],
+    known: Fingerprints,
     preparation: Preparation | None = None,
 ) -> list[Fingerprint]:
     """The fingerprint of each record, by domain and key from `known`, or else read and added.
@@ -219,7 +222,7 @@ def near_copies(
 
 
 def like_training(
-    splits: Mapping[str, Sequence[Record]], fingerprints: Mapping[tuple[str, str], Fingerprint]
+    splits: Mapping[str, Sequence[Record]], fingerprints: Fingerprints
 ) -> list[tuple[Fingerprint, Fingerprint]]:
     """The test images that look like the neighbouring slice of a training image, which stands second,
     of another, or an unknown, patient; none for so few that it may be chance. In a split by blocks,

@@ -137,10 +137,9 @@ def _expect_unchanged(
 
     problems = []
     if gone:
-        problems.append(f"{describe_images(gone)} {'is' if len(gone) < 2 else 'are'} missing")
+        problems.append(f"{describe_images(gone)} missing")
     if changed:
-        verb = "has" if len(set(changed)) < 2 else "have"
-        problems.append(f"{describe_images(changed)} {verb} changed")
+        problems.append(f"{describe_images(changed)} changed")
     if problems:
         remedy = (
             "restore the images or, if they were moved, set data.source.path in the run's"

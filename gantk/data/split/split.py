@@ -16,7 +16,7 @@ from gantk.data.split.blocks import places_in_blocks, too_few
 from gantk.data.split.copies import exact_copies, groups_of_copies, leave_out_copies, unit_of
 from gantk.data.split.near_duplicates import (
     SETS,
-    Fingerprint,
+    Fingerprints,
     like_training,
     near_copies,
     read_fingerprints,
@@ -39,7 +39,6 @@ NAME_PATIENTS = (
     r" a pattern of names: --set 'data.source.patient=(P\d+)' finds P07 in P07_slice3.png"
 )
 PATIENTS_UNKNOWN = "the patients are not known"
-Known = dict[tuple[str, str], Fingerprint]  # by domain and key
 
 
 class Splits(dict[str, list[Record]]):
@@ -67,7 +66,7 @@ def split_records(
     table: SplitTable,
     *,
     # of images that were read already; those that the split reads are added
-    fingerprints: Known | None = None,
+    fingerprints: Fingerprints | None = None,
 ) -> tuple[Splits, str]:
     """Split records into train, validation and test: the sets and a description, which depend on
     the arguments only.
@@ -90,7 +89,7 @@ def split_records(
         )
         raise UserError(what, where="data.split", allowed="shares of 0 or more with a sum below 1")
 
-    made: dict[str, Any] = {"seed": table.seed}
+    made = {"seed": table.seed}
     known = {} if fingerprints is None else fingerprints
     named = [record for record in records if record.split]
     if not table.folds and named:
@@ -116,13 +115,12 @@ def _as_named(records: Sequence[Record]) -> tuple[Splits, str]:
         raise UserError(what, where="data.source", allowed="a folder or rows for train")
 
     held_out = [name for name in SETS[1:] if sets[name]]
-    lacking = [f", no {name}" for name in ("test", "validation") if not sets[name]]
-    how = f"{' and '.join(held_out or ['train'])} given by {origin}{''.join(lacking)}"
-    return Splits(sets, "folders"), f"{how}: {_counts(sets)}"
+    how = f"{' and '.join(held_out or ['train'])} given by {origin}: {_counts(sets)}"
+    return Splits(sets, "folders"), how
 
 
 def _beside_named(
-    named: Sequence[Record], others: Sequence[Record], table: SplitTable, known: Known
+    named: Sequence[Record], others: Sequence[Record], table: SplitTable, known: Fingerprints
 ) -> tuple[Splits, str]:
     """The held-out sets that a table names, and the `others` divided into those that it does not."""
     sets = _sets_of([str(record.split) for record in named], named)
@@ -138,7 +136,7 @@ def _beside_named(
     return Splits(sets, "folders"), how
 
 
-def _draw(records: Sequence[Record], table: SplitTable, known: Known) -> tuple[Splits, str]:
+def _draw(records: Sequence[Record], table: SplitTable, known: Fingerprints) -> tuple[Splits, str]:
     """Draw sets by shares, or one of `folds`, where `validation` is taken from the units that are
     not tested.
     """
@@ -149,7 +147,7 @@ def _draw(records: Sequence[Record], table: SplitTable, known: Known) -> tuple[S
         return Splits(sets, "image"), f"by image: {_counts(sets)}"
 
     by = _resolve_unit(records, table)
-    # Copies of one picture must not stand on two sides. Known patients are not compared: their
+    # Copies of one picture must not stand on two sides. Fingerprints patients are not compared: their
     # copies are an error of the data.
     copies: list[tuple[int, int]] = []
     if by != "patient":
@@ -186,7 +184,7 @@ def _draw(records: Sequence[Record], table: SplitTable, known: Known) -> tuple[S
         places = [set_of_unit.get(unit, "train") for unit in units]
 
     sets = _sets_of(places, records)
-    _expect_every_domain(records, sets, shares, by, folds)
+    _expect_every_domain(records, sets, shares)
 
     how = f"by {by}: "
     if by == "block":
@@ -216,8 +214,6 @@ def _expect_every_domain(
     records: Sequence[Record],
     sets: Mapping[str, list[Record]],
     shares: Mapping[str, float],
-    by: str,
-    folds: int,
 ) -> None:
     """UserError where a set that was asked for has no image of a domain."""
     domains = {record.domain for record in records}
@@ -225,9 +221,10 @@ def _expect_every_domain(
         missing = domains - {record.domain for record in sets[name]}
         if missing and shares.get(name, 1):
             what = f"no image of domain {', '.join(sorted(missing))} is left for the {name} set"
-            remedy = "set that share to 0, lower data.split.folds or data.split.gap, or add data"
-            if by == "patient" and not folds:
-                remedy = USE_BLOCKS
+            remedy = (
+                "add data, set that share to 0, lower data.split.folds or data.split.gap, or"
+                f" {USE_BLOCKS}"
+            )
             raise UserError(what, where="data.split", remedy=remedy)
 
 
@@ -268,7 +265,7 @@ def _resolve_unit(records: Sequence[Record], table: SplitTable) -> By:
     """The unit that is not divided, with `auto` resolved; UserError where the records lack the unit
     asked for, or where all are of one patient and some are tested.
     """
-    by: By = table.by
+    by = table.by
     placed = all(record.position is not None for record in records)
     if by == "auto":
         by = "patient"
@@ -331,7 +328,7 @@ def patients_who_lack(records: Sequence[Record]) -> set[str]:
     of all or more.
     """
     domains = {record.domain for record in records}
-    complete: dict[str, set[str]] = defaultdict(set)
+    complete = defaultdict(set)
     for record in records:
         if record.domain != "b" or not record.missing:
             complete[record.subject].add(record.domain)
@@ -385,7 +382,7 @@ def _in_sets(
         }
         if sum(counts.values()) >= len(units):
             needed = f"at least {sum(counts.values()) + 1} {by}s of each domain"
-            raise too_few(f"{len(units)} {by}s are", shares, needed)
+            raise too_few(f"{len(units)} {by}s", shares, needed)
 
         names = [name for name, count in counts.items() for _ in range(count)]
         names += ["train"] * (len(units) - len(names))
@@ -440,7 +437,7 @@ def unpair(records: Sequence[Record], seed: int = 0, *, by_pair: bool = False) -
     def owner(record: Record) -> str:
         return record.subject or (by_pair and record.pair) or ""
 
-    domains_of: dict[str, set[str]] = defaultdict(set)
+    domains_of = defaultdict(set)
     for record in records:
         if owner(record):
             domains_of[owner(record)].add(record.domain)
@@ -490,7 +487,7 @@ def few_test_patients(splits: Mapping[str, Sequence[Record]]) -> str:
 
 def consequences(
     splits: Mapping[str, Sequence[Record]],
-    fingerprints: Mapping[tuple[str, str], Fingerprint] = {},
+    fingerprints: Fingerprints = {},
 ) -> list[str]:
     """Sentences on what a split means for its scores: nothing held out, patients on both sides,
     images without patients, or test images that look like slices of training patients.
@@ -505,10 +502,8 @@ def consequences(
         )
 
     if both:
-        patients = "patients have" if len(both) > 1 else "patient has"
-        lines.append(
-            f"{len(both)} {patients} slices in both training and test: scores hold only for them"
-        )
+        count = count_noun(both, "patient")
+        lines.append(f"{count} with slices in both training and test: scores hold only for them")
 
     alike = like_training(splits, fingerprints)
     seen = f"{len(alike)} of {count_noun(splits['test'], 'test image')} look like slices next to training images"
