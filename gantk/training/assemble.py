@@ -61,21 +61,12 @@ class Parts:
         table = self.model.data
         read = self.batches.at(step)
         batch = Batch({name: self.runtime.place(each, table.dims) for name, each in read.items()})
-        batch = resize_batch(batch, stage.size)
+        for name, tensor in batch.items():
+            if tensor.ndim > 2 and tensor.shape[2:] != tuple(stage.size):  # labels stay as they are
+                batch[name] = interpolate(tensor, stage.size, mode="area")
         batch = augment_batch(batch, self.augments, self.data.paired)
         hiding = table.missing == "mask" and not self.method.hides
         return hide_contrasts(batch, self.data) if hiding else batch
-
-
-def resize_batch(batch: Batch, size: tuple[int, ...]) -> Batch:
-    """Resize a batch's images and masks to a stage's size by area averaging; labels stay as they
-    are.
-    """
-    changed = {}
-    for name, tensor in batch.items():
-        if tensor.ndim > 2 and tensor.shape[2:] != tuple(size):
-            changed[name] = interpolate(tensor, size, mode="area")
-    return Batch(batch | changed)
 
 
 @Work("preparing the images")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import NoneType
-from typing import Any, TypeGuard
+from typing import Any
 
 from gantk.catalog.layouts import layout_name
 from gantk.data.check.check import warnings_about
@@ -112,9 +112,21 @@ def training(
     """
     with ExitStack() as ending:
         around = Surroundings(Hooks(callbacks), say, shown, ending)
-        if _is_run(recipe):
-            options = {"set": set, "profile": profile, "out": out, "precision": precision}
-            _expect_none(options | {"seed": seed})
+        if isinstance(recipe, (str, os.PathLike)) and (Path(recipe) / "recipe.toml").is_file():
+            options = {
+                "set": set,
+                "profile": profile,
+                "out": out,
+                "precision": precision,
+                "seed": seed,
+            }
+            given = [name for name, value in options.items() if value not in (None, ())]
+            if given:
+                raise UserError(
+                    f"a training that is continued keeps its recipe, but {given[0]} is given",
+                    where=given[0],
+                    remedy="start a new training from its recipe.toml",
+                )
             return _continue(Path(recipe), data, device, around)
 
         loader = None
@@ -159,7 +171,10 @@ def training(
 
         if saved is None:  # the networks of a training that goes on were tried
             runtime.sync_errors(lambda: try_outputs(parts))
-        _match_images(parts, around.say)
+        if note := parts.method.companions_note:
+            around.say(f"match    {note}")
+        if found := prepare_batches(parts):
+            around.say(f"warning  {found}")
         folder = runtime.from_main(
             lambda: RunFolder.create(out, loaded.name, ending, resumed, overwrite)
         )
@@ -169,7 +184,11 @@ def training(
             layout = layout_name(parts.data.source.catalog)
             folder.write_recipe(with_layout(tables, layout))
             folder.write_json("environment.json", _environment(loaded, changed, parts).dump())
-            _write_split(folder, parts, leaks, findings, around.notes)
+            used = parts.data.split_json()
+            used.leakage_allowed = str(leaks) if leaks else None
+            used.warnings = findings
+            used.notes = around.notes
+            folder.write_json("split.json", used.model_dump(exclude_unset=True))
         around.say(f"run      {folder.path}")
         around.watch(runtime, folder.path)
         return _ready(parts, folder, saved, around, resumed)
@@ -186,29 +205,6 @@ def try_outputs(parts: Parts, *, of_sets: bool = False) -> None:
             patch = images[0][(None, ..., *map(slice, parts.method.geometry.size))]
             parts.scorer.translate(patch, to, images.records[:1])
     parts.scorer.try_metrics(of_sets=of_sets)
-
-
-def _match_images(parts: Parts, say: Say) -> None:
-    """Prepare the batches, and say what was matched for them."""
-    if note := parts.method.companions_note:
-        say(f"match    {note}")
-    if found := prepare_batches(parts):
-        say(f"warning  {found}")
-
-
-def _write_split(
-    folder: RunFolder,
-    parts: Parts,
-    leaks: UserError | None,
-    findings: list[str],
-    notes: list[str],
-) -> None:
-    """Write split.json: whose images are in which set, and what is to be known of them."""
-    split = parts.data.split_json()
-    split.leakage_allowed = str(leaks) if leaks else None
-    split.warnings = findings
-    split.notes = notes
-    folder.write_json("split.json", split.model_dump(exclude_unset=True))
 
 
 def _other_scores(run: Path, tables: Mapping[str, Any]) -> str:
@@ -232,22 +228,6 @@ def _other_scores(run: Path, tables: Mapping[str, Any]) -> str:
                 f" {join_first(keys)}. `gantk eval RUN OTHER --data SCANS` compares on one scale"
             )
     return ""
-
-
-def _is_run(recipe: Any) -> TypeGuard[str | Path]:
-    """Whether a recipe is a run folder."""
-    return isinstance(recipe, (str, os.PathLike)) and (Path(recipe) / "recipe.toml").is_file()
-
-
-def _expect_none(options: Mapping[str, Any]) -> None:
-    """UserError for an option of a continued training, which its recipe sets."""
-    given = [name for name, value in options.items() if value not in (None, ())]
-    if given:
-        raise UserError(
-            f"a training that is continued keeps its recipe, but {given[0]} is given",
-            where=given[0],
-            remedy="start a new training from its recipe.toml",
-        )
 
 
 def _continue(path: Path, data: Any, device: str | None, around: Surroundings) -> Training:

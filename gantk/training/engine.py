@@ -76,18 +76,13 @@ class Engine:
 
         keep_memory(table.fast.keep_memory, runtime.device.type)
         self.notes: list[str] = []  # fallbacks to a slower step, with their reasons
-        self.capture = self._capture(graph)  # called instead of `take`
+        self.capture: Any = None  # called instead of `take`: the step as one CUDA graph
+        if graph or (table.fast.cuda_graph and runtime.device.type == "cuda"):
+            from gantk.training.cuda_graph import Capture
+
+            self.capture = Capture(self, graph)
         # (step, names, losses) since `check_finite`
         self._unchecked: list[tuple[int, list[str], Tensor]] = []
-
-    def _capture(self, graph: Callable[[], Any] | None) -> Any:
-        """The step as one CUDA graph where train.fast.cuda_graph is set and possible, else None."""
-        wanted = self.runtime.device.type == "cuda" and self.table.fast.cuda_graph
-        if not (wanted or graph):
-            return None
-        from gantk.training.cuda_graph import Capture
-
-        return Capture(self, graph)
 
     def fit(self, batch_at: Callable[[int, Stage], Batch]) -> Iterator[tuple[Stage, Batch, Losses]]:
         """Run the remaining steps; yields (stage, batch, losses) after each. Losses stay tensors on

@@ -144,7 +144,6 @@ class Training:
             self.seconds = self.used.seconds or seconds
         self._interval_seconds = 0.0
         self._logged_step = self.engine.step
-        self._clock_start = time.perf_counter()
         self._notes_logged = 0  # how many of the engine's notes are logged
         # time of the last report.html; seconds it took
         self._reported = time.perf_counter()
@@ -345,24 +344,18 @@ class Training:
                 samples = self.validation.samples(self.sample_batch)
             self._write_samples(step, samples)
 
-        if samples.reconstructions:
-            errors = self._cycle_errors(samples.reconstructions)
+        # of sample images and their reconstructions; None where it is not finite
+        errors: dict[str, float | None] = {}
+        for direction, images in samples.reconstructions.items():
+            error = float((images - self.sample_batch.inputs[direction]).abs().mean())
+            errors[direction] = round(error, 6) if math.isfinite(error) else None
+        if errors:
             self.run.add_to_log(LogLine(step=step, cycle=errors))
         self._validate()
         domains = self.parts.model.data.domains
         for name, message in alarms(samples.outputs, self.sample_batch, domains) if step else []:
             self.run.add_to_log(LogLine(step=step, alarm=name, message=message))
             self._view.write(f"alarm: {message}")
-
-    def _cycle_errors(self, reconstructions: dict[str, Tensor]) -> dict[str, float | None]:
-        """The mean absolute difference between the sample images and their reconstructions, by
-        direction; None where it is not finite.
-        """
-        errors: dict[str, float | None] = {}
-        for direction, images in reconstructions.items():
-            error = float((images - self.sample_batch.inputs[direction]).abs().mean())
-            errors[direction] = round(error, 6) if math.isfinite(error) else None
-        return errors
 
     def _write_samples(self, step: int, samples: Samples) -> None:
         folder = self.run.path / "samples"
@@ -372,20 +365,16 @@ class Training:
         if not earlier:
             groups |= {"input": batch.inputs, "truth": batch.truths, "real": batch.reals}
         groups[f"step-{step:06d}"] = samples.outputs
+        low, high = self.parts.data.range
         for group, pictures in groups.items():
             for direction, images in pictures.items():
-                self._write_pictures(group, direction, images)
+                for number, image in enumerate(images.float().cpu().numpy()):
+                    self.run.write_picture(group, f"{direction}-{number}", image, low, high)
 
         make_folder(expect_inside(self.run.path, folder))
         steps = sorted({each for each in earlier if each < step} | {step})
         index = batch.index(self.parts.data, steps)
         self.run.write_json("samples/index.json", index.model_dump(by_alias=True))
-
-    def _write_pictures(self, group: str, direction: str, images: Tensor) -> None:
-        """Write one picture for each of the images to samples/GROUP."""
-        low, high = self.parts.data.range
-        for number, image in enumerate(images.float().cpu().numpy()):
-            self.run.write_picture(group, f"{direction}-{number}", image, low, high)
 
     def _save(self) -> None:
         self._check_finite()
@@ -452,10 +441,9 @@ class Training:
 
     def _check_finite(self) -> None:
         steps = self.run.steps
+        saved = "There is no checkpoint yet."
         if steps:
             saved = f"The last good checkpoint is step {steps[-1]}."
-        else:
-            saved = "There is no checkpoint yet."
         self.runtime.sync_errors(lambda: self.engine.check_finite(saved))
 
     def _keep_best(self) -> None:
