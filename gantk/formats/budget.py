@@ -80,12 +80,15 @@ class Budget:
     def _expect_room(self) -> None:
         if self.values > self.max_values:
             raise self._error(f"declares more than {self.max_values:,.0f} values")
-        limit = _max_gib()
-        if self.values / 2**28 > limit:
+        limit = os.environ.get("GANTK_MAX_GIB") or "16"
+        if not re.fullmatch(r"\d*\.?\d+", limit):
+            what = f"GANTK_MAX_GIB is set to '{limit}'"
+            raise UserError(what, allowed="a number of GiB", remedy="correct or unset it")
+        if self.values / 2**28 > float(limit):
             raise OverBudget(
                 f"'{self.path}' declares {self.values} values or more, which need"
                 f" {self.values / 2**28:.1f} GiB of memory",
-                allowed=f"at most {limit:g} GiB",
+                allowed=f"at most {limit} GiB",
                 remedy=(
                     "if its header is right, set the environment variable GANTK_MAX_GIB to a larger"
                     " number"
@@ -144,15 +147,6 @@ def pay_for_scans(content: bytes, values: int) -> None:
     whole picture.
     """
     spend(seconds=content.count(b"\xff\xda") * values * JPEG_SECONDS_PER_VALUE)
-
-
-def _max_gib() -> float:
-    """Memory that one image may take."""
-    limit = os.environ.get("GANTK_MAX_GIB") or "16"
-    if not re.fullmatch(r"\d*\.?\d+", limit):
-        what = f"GANTK_MAX_GIB is set to '{limit}'"
-        raise UserError(what, allowed="a number of GiB", remedy="correct or unset it")
-    return float(limit)
 
 
 def expect_held(declared: int, held: int, packing: str = "") -> None:

@@ -28,6 +28,7 @@ LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 # voxels of a volume that are computed at a time: its float64 values fit into caches, and into memory
 # that the allocator keeps (from 32 MiB on, every array is new pages)
 SLAB = 2**17
+Shape = tuple[int, ...]  # of pixels (D, H, W) or (H, W), or of the voxels (i, j, k) of a file
 UNUSABLE = "NaN, infinite or too large (above 1e15)"  # values that cannot be computed with
 
 
@@ -78,7 +79,7 @@ class SeriesHeader:
 class Grid:
     """Where the upright pixels of an image are in the patient."""
 
-    shape: tuple[int, ...]  # (D, H, W) or (H, W)
+    shape: Shape  # (D, H, W) or (H, W)
     # float64 4x4: upright indices (column, row, plane) to mm (right, anterior, superior); None: a
     # picture
     affine: np.ndarray | None
@@ -187,7 +188,7 @@ class Image:
         return dict(getattr(self.header, "facts", {}))
 
     @property
-    def file_shape(self) -> tuple[int, int, int]:
+    def file_shape(self) -> Shape:
         """Voxels along the FILE's axes (i, j, k), 1 for a missing axis: from the header, or else
         from the affine.
 
@@ -201,8 +202,7 @@ class Image:
         affine = UPRIGHT if self.affine is None else self.affine
         upright = self.pixels.shape[:0:-1]  # columns, rows, planes
         if self.dims == 3:
-            first, second, third = turn(affine, (2, 2, 2))[:, 0].astype(int)
-            return upright[first], upright[second], upright[third]
+            return tuple(upright[axis] for axis in turn(affine, (2, 2, 2))[:, 0].astype(int))
 
         first, second, _ = turn(affine, (2, 2, 1))[:, 0]
         width, height = upright
@@ -375,7 +375,7 @@ def zeros(*shape) -> np.ndarray:
     return np.ndarray(shape, np.float32, bytes(4), strides=(0,) * len(shape))
 
 
-def turn(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def turn(affine: np.ndarray, shape: Shape) -> np.ndarray:
     """nibabel's orientation array (3, 2): where each axis of the file goes (columns, rows, planes),
     and its sign.
     """
@@ -390,13 +390,12 @@ def turn(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     )
 
 
-def three_sides(sides: Sequence[int]) -> tuple[int, int, int]:
+def three_sides(sides: Sequence[int]) -> Shape:
     """The first three sides; a missing one is 1."""
-    first, second, third = (*sides, 1, 1, 1)[:3]
-    return first, second, third
+    return (*sides, 1, 1, 1)[:3]
 
 
-def upright_sides(shape: tuple[int, int, int], affine: np.ndarray) -> tuple[int, int, int]:
+def upright_sides(shape: Shape, affine: np.ndarray) -> Shape:
     """(D, H, W) of the upright pixels of a file of this shape (i, j, k)."""
     axes = np.argsort(turn(affine, shape)[:, 0])[::-1]  # that become planes, rows and columns
     return three_sides([int(shape[axis]) for axis in axes])
@@ -412,9 +411,7 @@ def to_upright(voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
     return apply_orientation(voxels, turn(affine, voxels.shape)).transpose(2, 1, 0)
 
 
-def in_file_order(
-    upright: np.ndarray, shape: tuple[int, int, int], affine: np.ndarray
-) -> np.ndarray:
+def in_file_order(upright: np.ndarray, shape: Shape, affine: np.ndarray) -> np.ndarray:
     """A view (i, j, k) in the file's order of upright pixels, with or without axes of one voxel."""
     axes = turn(affine, shape)
     view = (
@@ -425,7 +422,7 @@ def in_file_order(
     return np.flip(view, tuple(axis for axis in range(3) if axes[axis, 1] < 0))
 
 
-def expect_grid(image: Image, shape: tuple[int, int, int], affine: np.ndarray) -> None:
+def expect_grid(image: Image, shape: Shape, affine: np.ndarray) -> None:
     """UserError where upright pixels do not have the sides of a file of this shape (i, j, k)."""
     if _above_one(upright_sides(shape, affine)) != _above_one(image.pixels.shape[1:]):
         what = (
@@ -464,12 +461,12 @@ def unusable_words(pixels: np.ndarray) -> str:
     return f"1 value that is {UNUSABLE}" if wrong == 1 else f"{wrong} values that are {UNUSABLE}"
 
 
-def _above_one(sides: tuple[int, ...]) -> tuple[int, ...]:
+def _above_one(sides: Shape) -> Shape:
     """The sides without axes of one voxel."""
     return tuple(n for n in sides if n > 1)
 
 
-def slabs(sides: tuple[int, ...]) -> list[slice]:
+def slabs(sides: Shape) -> list[slice]:
     """Slices of the first axis with a few planes (rows of a picture) each."""
     count = max(1, SLAB // int(np.prod(sides[1:])))
     return [slice(first, min(first + count, sides[0])) for first in range(0, sides[0], count)]

@@ -29,6 +29,7 @@ from gantk.formats.image import (
     UPRIGHT,
     Format,
     Image,
+    Shape,
     expect_grid,
     in_file_order,
     label_of,
@@ -62,19 +63,19 @@ CONVERSION = (
 class ItkHeader:
     """The grid of one volume: axes in the file's order, LPS millimetres as in ITK."""
 
-    size: tuple[int, ...]  # voxels along two or three axes
+    size: Shape  # voxels along two or three axes
     # (axes, axes) mm: column k is the step from one voxel to the next along axis k
     vectors: np.ndarray
     origin: np.ndarray  # (axes,) mm
     compressed: bool = True
     states_orientation: bool = True  # whether the axes are said to be those of a patient
 
-    def get_data_shape(self) -> tuple[int, ...]:
+    def get_data_shape(self) -> Shape:
         """Voxels along each axis of the file; the name is that of nibabel's headers."""
         return self.size
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> Shape:
         """Voxels along three axes: a picture has 1 along the third."""
         return three_sides(self.size)
 
@@ -97,6 +98,9 @@ class Voxels:
     opens: int = 0  # byte of the file at which a stream of zlib begins
 
 
+Parsed = tuple[dict[str, str], Voxels]  # the fields of a header, and where the voxels are
+
+
 class Itk(Format):
     """Reads and writes a text header with voxels after it or in a second file: what NRRD and
     MetaImage share.
@@ -108,7 +112,7 @@ class Itk(Format):
     volumes = describes = True
     reader = ""  # ITK's name
 
-    def parse(self, path: Path, start: bytes) -> tuple[dict[str, str], Voxels]:
+    def parse(self, path: Path, start: bytes) -> Parsed:
         """Parse the start of a file, see above."""
         raise NotImplementedError
 
@@ -182,7 +186,7 @@ class Itk(Format):
             raise OSError(errno.EIO, one_line(str(error).splitlines()[-1])) from error
         plain.rename(path)
 
-    def _parse_file(self, path: Path) -> tuple[dict[str, str], Voxels]:
+    def _parse_file(self, path: Path) -> Parsed:
         with path.open("rb") as file:
             start = file.read(2**22)  # far more than a header has
 
@@ -202,7 +206,7 @@ class Nrrd(Itk):
     suffixes = (".nrrd", ".nhdr")
     reader = "NrrdImageIO"
 
-    def parse(self, path: Path, start: bytes) -> tuple[dict[str, str], Voxels]:
+    def parse(self, path: Path, start: bytes) -> Parsed:
         """Parse a header by Teem's definition of the format; lists of files are not supported."""
         if not re.match(rb"NRRD000[1-5]\r?\n", start):
             raise Broken("it has no NRRD header")
@@ -228,7 +232,7 @@ class MetaImage(Itk):
     suffixes = (".mha", ".mhd")
     reader = "MetaImageIO"
 
-    def parse(self, path: Path, start: bytes) -> tuple[dict[str, str], Voxels]:
+    def parse(self, path: Path, start: bytes) -> Parsed:
         """Parse a header by ITK's definition of the format: binary voxels in one file."""
         found = re.search(rb"^ElementDataFile[ \t]*[=:][^\n]*(\n|\Z)", start, re.MULTILINE)
         if not found:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import gzip
 import io
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,7 @@ def _read_header(path: Path, file: io.BufferedReader, volume: int | None) -> tup
             raise ValueError(f"the spacing of {step:g} in its header is not valid; correct pixdim")
 
     header.states_orientation = bool(header["qform_code"] or header["sform_code"])
-    header.remarks = _remarks(path, header)
+    header.remarks = [*_remarks(header)]
     offset = int(header["vox_offset"])
     spend(unpacked=offset)
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize
@@ -199,17 +200,14 @@ def _affine_of(header: Any) -> np.ndarray:
     return affine
 
 
-def _remarks(path: Path, header: Any) -> tuple[str, ...]:
-    """What a header leaves open, and is read as nibabel does."""
-    remarks = []
+def _remarks(header: Any) -> Iterator[str]:
+    """Yield what a header leaves open, and is read as nibabel does."""
     if not header.states_orientation:
-        remarks.append(
-            f"'{path}': its header states no orientation (qform and sform are 0): check left and"
-            " right in a viewer"
+        yield (
+            "its header states no orientation (qform and sform are 0): check left and right in a viewer"
         )
     if (header["pixdim"][1:4] < 0).any():
-        remarks.append(f"'{path}': its header states a negative spacing, whose sign is ignored")
-    return tuple(remarks)
+        yield "its header states a negative spacing, whose sign is ignored"
 
 
 def _header_of(start: bytes) -> Any:

@@ -20,7 +20,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from gantk.errors import UserError
 from gantk.formats.budget import pay_for_scans, spend
-from gantk.formats.image import Format, Image, label_of, zeros
+from gantk.formats.image import Format, Image, Shape, label_of, zeros
 
 PIL.Image.MAX_IMAGE_PIXELS = None  # the budget of a file limits them
 
@@ -77,9 +77,6 @@ class Picture(Format):
 
             array = _array_of(picture)
             dtype = array.dtype.newbyteorder("=")
-            # 16-bit gray in older versions of Pillow
-            if picture.mode == "I" and picture.format == "PNG":
-                dtype = np.dtype(np.uint16)
             if isinstance(picture, TiffImageFile):
                 scale = _imagej_scale(picture)
                 if scale is not None:
@@ -212,7 +209,7 @@ def _expect_one_page(path: Path, picture: ImageFile) -> None:
         raise UserError(f"'{path}' has several pages", allowed="one page", remedy=remedy)
 
 
-def _shape_of(path: Path, picture: ImageFile) -> tuple[int, ...]:
+def _shape_of(path: Path, picture: ImageFile) -> Shape:
     """The shape (C, H, W) that a picture is read with, from its header only."""
     if isinstance(picture, TiffImageFile):
         width, height = (picture.tag_v2[side] for side in SIDE_TAGS)

@@ -121,7 +121,6 @@ def check_input(
     of the training images; it fits partly where it is a little outside. Of a model that does not
     know the looks of its training images no other image fits better than "not recorded".
     """
-    remarks = [line.removeprefix(f"'{image.path}'").lstrip(": ") for line in image.remarks]
     given = image
     if not contrast and image.affine is None:  # a picture in gray or colour
         image = replace(image, pixels=in_channels(image.pixels, frame.channels))
@@ -138,7 +137,7 @@ def check_input(
             f" result does not show how well other {seen}s are translated"
         )
         notes.append(("warning", line))
-    notes += [("note", line) for line in (*remarks, *_changes(given, image, frame, contrast))]
+    notes += [("note", line) for line in (*image.remarks, *_changes(given, image, frame, contrast))]
     notes += [("warning", line) for line in doubts]
     notes += [("note", line) for line in near]
 

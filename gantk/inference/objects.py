@@ -86,10 +86,10 @@ def _contrasts_as_images(given: Mapping[str, Any], frame: Frame) -> dict[str, tu
 
 def _as_image(value: Any, frame: Frame) -> tuple[Image, Back]:
     """An `Image` of what was given, and the conversion of results back."""
+    if isinstance(value, (str, Path)):
+        value = read(value)
     if isinstance(value, Image):
         return value, lambda made: made
-    if isinstance(value, (str, Path)):
-        return read(value), lambda made: made
     if hasattr(value, "dataobj"):
         name = value.get_filename() or "the nibabel image"
         voxels = np.asanyarray(value.dataobj)

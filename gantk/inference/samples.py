@@ -41,8 +41,6 @@ def write_samples(
     """
     if n < 1:
         raise UserError(f"the number of images cannot be {n}", where="-n", allowed="1 or more")
-    if out.is_file():
-        raise UserError(f"'{out}' is a file", where="--out", remedy="name a folder")
     if model.run is None:
         what = "an exported file or an ensemble cannot generate images from noise"
         raise UserError(what, where="RUN", remedy="name one run")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from gantk import __version__
-from gantk.files import write_output
-from gantk.formats.files import sidecar_of
 from gantk.formats.image import Image
 from gantk.inference.jobs import Output
 from gantk.inference.notes import InputCheck, Note
@@ -101,9 +98,3 @@ class ResultFile:
             "Sources": [Path(place).as_posix() for place in places],
             "GeneratedBy": [{"Name": "gantk", "Version": __version__, "Description": self.by}],
         }
-
-
-def write_sidecar(path: Path, content: dict[str, Any]) -> None:
-    """Write the JSON file beside an image."""
-    text = json.dumps(content, indent=2) + "\n"  # ASCII: names need not be UTF-8
-    write_output(sidecar_of(path), text.encode())

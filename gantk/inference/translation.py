@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import Any
 from gantk.catalog.catalog import Catalog, unread_note
 from gantk.catalog.image_table import read_table
 from gantk.errors import GantkError, UserError, count_noun, join_first
-from gantk.files import json_object, make_folder, sweep
+from gantk.files import json_object, make_folder, sweep, write_output
 from gantk.formats import files
 from gantk.formats.files import expect_file_of, outline, read, suffix_of
 from gantk.guest import Say
@@ -36,7 +37,7 @@ from gantk.inference.ledger import Ledger
 from gantk.inference.model import Model
 from gantk.inference.notes import Note
 from gantk.inference.result_format import ResultFormat, with_suffix, with_tail
-from gantk.inference.sidecar import ResultFile, write_sidecar
+from gantk.inference.sidecar import ResultFile
 from gantk.plugin.loader import load
 from gantk.progress import Work
 
@@ -442,7 +443,8 @@ class Translation:
 
             files.write(path, result.image, result.description(), overwrite=self.overwrite)
             if content:
-                write_sidecar(path, content)
+                text = json.dumps(content, indent=2) + "\n"  # ASCII: names need not be UTF-8
+                write_output(files.sidecar_of(path), text.encode())
             if self.layout:
                 self.layout.after_writing(path, result.sources, result.output.contrast)
         return [result.path for result in results]

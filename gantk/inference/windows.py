@@ -18,7 +18,7 @@ from gantk.machine.memory import UPPER_BOUND_BYTES_PER_VOXEL, Memory
 from gantk.machine.runtime import Runtime
 from gantk.machine.usage import GIB, free_memory
 from gantk.method import Method
-from gantk.plugin.spec import Part
+from gantk.plugin.spec import Part, Side
 from gantk.prepare.module import pad_to_size
 from gantk.recipe.tables import CheckedRecipe
 
@@ -31,8 +31,8 @@ Network = Callable[[Tensor], Tensor]  # (N, C, *size) to (N, D, *size)
 class Sides:
     """The sides of images that a network accepts: multiples of a number, from the smallest on."""
 
-    multiple: int
-    smallest: int
+    multiple: Side
+    smallest: Side
 
     def around(self, size: Sequence[int]) -> tuple[int, ...]:
         """The smallest of them that hold images of this size."""

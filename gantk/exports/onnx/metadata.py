@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict
 
 from gantk.errors import expect_format
 from gantk.inference.frame import Frame, Name, Sides
-from gantk.plugin.spec import Share, Side, check
+from gantk.inference.windows import Sides as NetworkSides
+from gantk.plugin.spec import Share, check
 from gantk.runs.schemas import Values
 
 FORMAT = 1  # raised when an older gantk could no longer read the metadata that this one writes
@@ -25,18 +26,11 @@ class Entry(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
-class Sizes(Entry):
-    """The sides that a network of any size accepts: multiples of a number, from the smallest on."""
-
-    multiple: Side
-    smallest: Side
-
-
 class Free(Entry):
     """Whether the network accepts any number of images, and which other sizes (None: only its own)."""
 
     batch: bool
-    sizes: Sizes | None
+    sizes: NetworkSides | None
 
 
 class Mappings(Entry):

@@ -19,7 +19,7 @@ from gantk.files import MAX_TENSORS_BYTES, open_file
 from gantk.inference.frame import TranslateOptions
 from gantk.inference.model import Model
 from gantk.inference.pipeline import Pipeline
-from gantk.inference.windows import AnySize, Sides
+from gantk.inference.windows import AnySize
 from gantk.machine.memory import UPPER_BOUND_BYTES_PER_VOXEL
 from gantk.machine.usage import GIB, free_memory
 
@@ -111,7 +111,6 @@ class OnnxModel(Model):
         """The file's network, for images of any size. One that accepts any size is run on images of at
         most MAX_WHOLE_IMAGE_PIXELS pixels at once.
         """
-        free = self.meta.free
         network = AnySize(
             self._run,
             self.meta.window,
@@ -120,8 +119,7 @@ class OnnxModel(Model):
             memory=MAX_WHOLE_IMAGE_PIXELS * UPPER_BOUND_BYTES_PER_VOXEL,
             overlap=self.meta.overlap,
         )
-        sides = Sides(free.sizes.multiple, free.sizes.smallest) if free.sizes else None
-        network.known = {"sides": sides, "bytes": UPPER_BOUND_BYTES_PER_VOXEL}
+        network.known = {"sides": self.meta.free.sizes, "bytes": UPPER_BOUND_BYTES_PER_VOXEL}
         return network
 
     def _run(self, images: Tensor) -> Tensor:
