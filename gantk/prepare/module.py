@@ -438,11 +438,13 @@ def fit_lines(output: Tensor, seen: Tensor, least: Tensor) -> tuple[Tensor, Tens
     return (y - slope * x).to(output.dtype), slope.to(output.dtype)
 
 
-def least_variance(seen: Tensor) -> Tensor:
-    """The variance that counts as none in images (N, C, *spatial): (N,), float64."""
+def least_variance(seen: Tensor, share: float = MIN_VARIANCE_SHARE) -> Tensor:
+    """The variance that counts as none in images (N, C, *spatial): (N,), float64. Its share is an
+    argument because TorchScript takes no number of a module.
+    """
     values = seen.detach().flatten(1)
     span = values.amax(dim=1).double() - values.amin(dim=1).double()
-    return MIN_VARIANCE_SHARE * span.square()
+    return share * span.square()
 
 
 def _window_mean(images: Tensor) -> Tensor:
