@@ -244,20 +244,6 @@ def contrast_in(name: str) -> tuple[str | None, str]:
     return found.word, one_gap.strip("_-. ")
 
 
-def word_in_naming(contrast: str, words: Sequence[str]) -> str:
-    """How a file of a contrast is called beside files that are called `words`: FLAIR is `t2f`
-    beside `t1n` and `t2w`.
-    """
-    usual = CONTRASTS.get(one_word(contrast), "")
-    telling = {word for word in words if word.lower() not in SYNONYMS}
-    for naming in NAMINGS:
-        if usual in naming and telling & set(naming.values()):
-            return naming[usual]
-
-    is_lower = bool(words) and all(word.islower() for word in words)
-    return contrast.lower() if is_lower else contrast
-
-
 def named_after(names: Sequence[str], contrast: str) -> str:
     """The name of an image of a contrast that is made of images with these names, in their style:
     `007_t2f` of `007_t1n`; with the contrast at its end where they name none: `p01_T2` of `p01`.
@@ -265,7 +251,13 @@ def named_after(names: Sequence[str], contrast: str) -> str:
     found = [(name, own) for name in names if (own := _own_contrast(name))]
     if not found:
         return f"{names[0]}_{contrast}" if names[0] else contrast
-    word = word_in_naming(contrast, [name[own.begin : own.end] for name, own in found])
+    words = [name[own.begin : own.end] for name, own in found]
+    word = contrast.lower() if all(map(str.islower, words)) else contrast
+    usual = CONTRASTS.get(one_word(contrast), "")
+    telling = {each for each in words if each.lower() not in SYNONYMS}
+    for naming in reversed(NAMINGS):
+        if usual in naming and telling & set(naming.values()):
+            word = naming[usual]
     name, own = found[0]
     return name[: own.begin] + word + name[own.end :]
 

@@ -108,9 +108,10 @@ def read_entities(
     found = Reading(BIDS)
     runs: dict[tuple[str, ...], list[tuple[int, list, Row]]] = {}
     for path in images:
-        entities, suffix = entities_of(path)
-        is_named = "sub" in entities and PLACE_OF_BIDS.fullmatch(path.rpartition("/")[0])
-        if not (is_named and is_volume(path)):
+        *pairs, suffix = stem_of(path).split("_")  # sub-01_ses-2_T1w
+        entities = dict(pair.split("-", 1) for pair in pairs if "-" in pair)
+        is_named = len(entities) == len(pairs) and "sub" in entities and is_volume(path)
+        if not (is_named and PLACE_OF_BIDS.fullmatch(path.rpartition("/")[0])):
             if not leaves_out_others:
                 return None
             found.left_out[path] = "without a name of BIDS"
@@ -124,10 +125,3 @@ def read_entities(
         found.rows.append(used)
         found.left_out |= {row.scan.name: "other run" for _, _, row in others}
     return found.of_contrasts(contrasts)
-
-
-def entities_of(path: str) -> tuple[dict[str, str], str]:
-    """The entities and the suffix of a name of BIDS, `sub-01_ses-2_T1w`; {} of another name."""
-    *pairs, suffix = stem_of(path).split("_")
-    entities = dict(pair.split("-", 1) for pair in pairs if "-" in pair)
-    return (entities if len(entities) == len(pairs) else {}), suffix

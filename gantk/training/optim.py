@@ -199,7 +199,9 @@ def state_to_load(optimizer: Optimizer, saved: OptimizerState) -> dict[str, Any]
     )
     if not is_torchs:
         for saved_group, group in zip(saved_groups, groups, strict=True):
-            _take_options(saved_group, group)
+            for key, value in saved_group.items():
+                if key not in RUN_OPTIONS:  # JSON has made lists of tuples
+                    group[key] = tuple(value) if isinstance(group.get(key), tuple) else value
 
     return {"state": saved.state, "param_groups": groups}
 
@@ -224,13 +226,6 @@ def _expect_state_of(optimizer: Any, states: dict[int, dict[str, Any]]) -> None:
             if (value.shape, value.dtype) != (weight.shape, weight.dtype):
                 what = f"{value.dtype} of the shape {tuple(value.shape)}"
                 raise ValueError(f"'{name}' of weight {index} is {what}")
-
-
-def _take_options(saved: dict[str, Any], group: dict[str, Any]) -> None:
-    """Copy a saved group's options, without those of a run; JSON has made lists of its tuples."""
-    for key, value in saved.items():
-        if key not in RUN_OPTIONS:
-            group[key] = tuple(value) if isinstance(group.get(key), tuple) else value
 
 
 class Constant:

@@ -123,7 +123,14 @@ class Objective:
             losses["content"] = how.content_weight * _difference(found, self.content)
 
         if how.style_weight:
-            losses["style"] = how.style_weight * self._style_losses(maps)
+            found = self._scaled_maps(maps, self.style_layers)
+            means = []  # over several targets, (N)
+            for number, targets in enumerate(self.style):
+                own = [each[number : number + 1] for each in found]
+                with torch.autocast(image.device.type, enabled=False):
+                    each = [self.compare_style(own, target) for target in targets]
+                means.append(torch.stack(each).mean())
+            losses["style"] = how.style_weight * torch.stack(means)
 
         return losses
 
@@ -141,18 +148,6 @@ class Objective:
         if not self.factors:
             return [maps[layer] for layer in layers]
         return [maps[layer] * self.factors[layer][images] for layer in layers]
-
-    def _style_losses(self, maps: dict[str, Tensor]) -> Tensor:
-        """The style loss of each image, (N,); with several targets their mean."""
-        found = self._scaled_maps(maps, self.style_layers)
-        losses = []
-        for image, targets in enumerate(self.style):
-            own = [each[image : image + 1] for each in found]
-            with torch.autocast(own[0].device.type, enabled=False):
-                each = [self.compare_style(own, target) for target in targets]
-            losses.append(torch.stack(each).mean())
-
-        return torch.stack(losses)
 
     def _style_targets(
         self, painted: dict[str, Tensor], image: int, shared: bool

@@ -119,9 +119,13 @@ class CUT(Method):
         batch["fake_b"] = fake_b.detach()
         losses = {"adversarial": self.adversarial.generator(self.d_b(self.augment_b(fake_b)))}
         if self.weight:
-            names = ("nce", "nce_identity") if self.nce_identity else ("nce",)
-            found = self._contrast([fake_b, *same_b], [real_a, real_b][: len(names)])
-            losses |= {name: self.weight * loss for name, loss in zip(names, found, strict=True)}
+            outputs = [fake_b, *same_b]
+            sources = [real_a, real_b][: len(outputs)]
+            with torch.no_grad():
+                keys = self.batched_forward(self.g_ab, *sources, call=self._maps)
+            queries = self.batched_forward(self.g_ab, *outputs, call=self._maps)
+            for name, *maps in zip(("nce", "nce_identity"), queries, keys, strict=False):
+                losses[name] = self.weight * self.nce(*maps)
 
         return losses | self.further.losses(fake_b, real_a, self.geometry.range)
 
@@ -130,15 +134,6 @@ class CUT(Method):
         return self.real_fake_losses(
             "b", self.d_b, self.adversarial, batch["b"], batch["fake_b"], self.augment_b
         )
-
-    def _contrast(self, outputs: list[Tensor], sources: list[Tensor]) -> list[Tensor]:
-        """The contrastive loss of each output against its source, on features of the generator's
-        encoder.
-        """
-        with torch.no_grad():
-            keys = self.batched_forward(self.g_ab, *sources, call=self._maps)
-        queries = self.batched_forward(self.g_ab, *outputs, call=self._maps)
-        return [self.nce(*maps) for maps in zip(queries, keys, strict=True)]
 
     def _maps(self, image: Tensor) -> list[Tensor]:
         maps = [image, *self.g_ab.features(image)]
