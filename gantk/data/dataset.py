@@ -482,7 +482,7 @@ def unused_masks(source: ImageSource) -> tuple[str, str]:
     """
     for each in file_sources(source):
         unused = [row.path for row in each.catalog.of_kind("mask")]
-        if unused and getattr(each, "mask", None) == "":
+        if unused and not each.mask:
             images = [row.path for row in each.catalog.rows]
             return word_of_masks(unused, images, each.root), unused[0].name
     return "", ""
@@ -646,9 +646,9 @@ def expect_usable(table: DataTable, method: type[Method], records: list[Record])
 
     refused = table.missing == "refuse"
     completes = method.paired and not method.hides  # what lacks would be its truth
-    lacking = [each for each in needed if each.missing]
-    if not refused:
-        lacking = [each for each in lacking if completes and each.domain == "b"]
+    lacking = [
+        each for each in needed if each.missing and (refused or (completes and each.domain == "b"))
+    ]
     if lacking:
         what = (
             f"{len(lacking)} of {count_noun(needed, 'image')} lack a contrast. The first is"

@@ -148,7 +148,7 @@ class Mapping(IntensityMapping):
     def __post_init__(self):
         start, end = self.range
         self.range = float(start), float(end)
-        if not self.range[0] < self.range[1]:
+        if not start < end:
             raise UserError(
                 f"range = {list(self.range)} is empty",
                 where="data.intensity.range",
@@ -297,11 +297,16 @@ class Learnt(Linear):
         if getattr(self, "low", 1) == 0:
             lowest = min(low, float(min(image.min() for image in images)))
 
+        tissue = AIR_SHARE
         air = air_of(_values(images), high)
-        if air is None:
-            tissue = AIR_SHARE
-        else:
-            tissue = _tissue_share(low, high, lowest < low, air)
+        if air is not None:
+            start, usual, end = air
+            black = start if lowest < low else low
+            if usual <= black + 0.8 * AIR_SHARE * (high - black):
+                tissue = AIR_SHARE + (1 - AIR_SHARE) * (black - low) / (high - low)
+            else:  # noisy air reaches beyond 5 % of the range
+                begin = max(end, usual + AIR_SHARE * (high - usual))
+                tissue = min(0.9, (begin - low) / (high - low))
 
         return [low, high, tissue, lowest]
 
@@ -531,20 +536,6 @@ def _peak(counts: np.ndarray, bins: int) -> tuple[int, int, int]:
     first = int(max(np.flatnonzero(counts[:peak] < few), default=-1)) + 1
     last = peak + int(np.argmin([*falls, False]))
     return peak, first, last
-
-
-def _tissue_share(
-    low: float, high: float, starts_at_air: bool, air: tuple[float, float, float]
-) -> float:
-    """The share of the range `low` to `high` where tissue begins, given `air_of` images."""
-    start, usual, end = air
-    black = start if starts_at_air else low
-    if usual <= black + 0.8 * AIR_SHARE * (high - black):
-        return AIR_SHARE + (1 - AIR_SHARE) * (black - low) / (high - low)
-
-    # Noisy air reaches beyond 5 % of the range.
-    tissue = max(end, usual + AIR_SHARE * (high - usual))
-    return min(0.9, (tissue - low) / (high - low))
 
 
 def _without_padding(values: np.ndarray, high: float) -> np.ndarray:

@@ -86,9 +86,6 @@ class Loader:
 
     def _image(self, tensor: Any, name: str) -> Tensor:
         """The images of one domain as a plain tensor; UserError where they are none of this size."""
-        size = "H, W) or (N, C, D, H, W)"
-        if self.size:
-            size = f"{', '.join(map(str, self.size))})"
         if isinstance(tensor, Tensor) and tensor.ndim in (4, 5):
             self.size = self.size or tuple(tensor.shape[2:])
             if tuple(tensor.shape[2:]) == self.size:
@@ -97,7 +94,11 @@ class Loader:
         found = f"no tensor '{name}'"
         if isinstance(tensor, Tensor):
             found = f"'{name}' of shape {tuple(tensor.shape)}"
-        raise UserError(f"a batch has {found}", where="data", allowed=f"a tensor (N, C, {size}")
+        raise UserError(
+            f"a batch has {found}",
+            where="data",
+            allowed=f"a tensor (N, C, *size), size = {self.size or '(H, W) or (D, H, W)'}",
+        )
 
     def expect_images(self, images: Batch, black: float, white: float) -> Batch:
         """Return the newest batch; UserError where it is empty, or has values that are not finite or

@@ -46,8 +46,9 @@ class Plane(NamedTuple):
 
 def planes_of(pixels: np.ndarray) -> list[Plane]:
     """The plane of a picture (C, H, W), or the axial slices of a volume at HEIGHTS."""
-    grays = [gray_of(pixels)] if pixels.ndim == 3 else []
-    if pixels.ndim == 4:
+    if pixels.ndim == 3:
+        grays = [gray_of(pixels)]
+    else:
         coarse = scale_to_unit(gray_of(pixels[:, :, ::COARSE, ::COARSE]))
         low, high = content_box(coarse, background_level(coarse))[0]
         places = [min(int(low + share * (high - low)), pixels.shape[1] - 1) for share in HEIGHTS]

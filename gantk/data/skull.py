@@ -26,7 +26,7 @@ def shows_skull(image: Image) -> bool | None:
     plane is wider than twice BRAIN_DEPTH_MM, where pixels are larger than the layers, or where
     there is neither a skull nor a mask.
     """
-    if image.dims != 3 or image.affine is None or len(image.spacing) != image.dims:
+    if image.dims != 3 or image.affine is None:
         return None
 
     layers = _layers(image)

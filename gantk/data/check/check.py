@@ -62,7 +62,7 @@ from gantk.formats.image import Scan
 from gantk.method import domain_letters
 from gantk.plugin.loader import registry
 from gantk.progress import Work, track
-from gantk.recipe.load import Recipe
+from gantk.recipe.load import Recipe, mapping
 
 MAX_SCANS_OF_RUN = 256  # scans that a run checks before it trains
 MIN_DOMAIN_SHARE = 0.1  # of the images of the most frequent contrast; rarer ones are no domain
@@ -214,9 +214,8 @@ def _images_of(path: Path, settings: Sequence[str], patients: Patients) -> list[
     """The images below a folder, by the words for contrasts that the settings give, if they are words;
     reading the recipe's table refuses others.
     """
-    words = Recipe({}).override(settings).tables.get("data", {}).get("words")
-    given = words.items() if isinstance(words, dict) else ()
-    named = {name: texts for name, texts in given if isinstance(texts, list)}
+    words = mapping(mapping(Recipe({}).override(settings).tables.get("data")).get("words"))
+    named = {name: texts for name, texts in words.items() if isinstance(texts, list)}
     rows = scan(path, Asked(words=named, patients=patients))
     return [row for row in rows if row.kind != "other"]
 

@@ -36,7 +36,7 @@ from gantk.data.check.kinds import (
 from gantk.data.dataset import Study
 from gantk.data.intensity import SCALE_RATIO, Learnt, of_usual_scale
 from gantk.data.masks import MAX_LESION_SHARE
-from gantk.data.split.near_duplicates import near_copies
+from gantk.data.split.near_duplicates import Fingerprints, near_copies
 from gantk.data.spread import spread
 from gantk.errors import count_noun, join_first
 from gantk.formats.files import NotFinite
@@ -82,7 +82,7 @@ KINDS: Mapping[str, tuple[str, str | None]] = {
         "convert all scans to the same unit, or normalise each scan by itself:"
         ' data.intensity = { name = "percentile", per = "volume" }',
     ),
-    "range": ("warning", 'set data.intensity.per = "volume"'),
+    "range": ("warning", 'set data.intensity.per = "volume", as the recipe of gantk plan does'),
     "windows": ("warning", "export all with one window, or leave these patients out"),
     "contrast": ("warning", "look at them, and move those that are in the wrong domain"),
     "copies": ("warning", "remove the duplicates"),
@@ -148,25 +148,20 @@ def about_images(items: Sequence[Inspected], study: Study | None) -> Iterator[Pr
     """All that comparing readable images finds, by what they show in a study."""
     yield from _faults(items, study)
     yield from _remarks(items)
-    for name, group in _domains(items).items():
+    # the images of each domain; of a domain of several contrasts, "T1+FLAIR", of each contrast
+    groups = defaultdict(list)
+    for item in items:
+        groups[item.contrast or " and ".join(item.domains)].append(item)
+    for name, group in groups.items():
         of = f" of {name}" if name not in ("", "images") else ""
         yield from _mixtures(group, of, study)
         yield from _outliers(group, of)
     yield from _people_of_two_names(items)
+    yield from _exact_copies(items)
     if study:
         yield from _looks_like_other(items, study)
         yield from _one_range_for_several_scales(items, study)
-    yield from _exact_copies(items)
-    yield from _near_copies(items, study)
-
-
-def _domains(items: Iterable[Inspected]) -> dict[str, list[Inspected]]:
-    """The images of each domain; of a domain of several contrasts, "T1+FLAIR", of each contrast."""
-    groups = defaultdict(list)
-    for item in items:
-        name = " and ".join(item.domains)
-        groups[item.contrast or name].append(item)
-    return groups
+        yield from _near_copies(items, study.fingerprints)
 
 
 # --- single images
@@ -183,11 +178,8 @@ def _is_ct_without_air(item: Inspected, study: Study | None) -> bool:
 
 def _is_unused_mask(item: Inspected, study: Study | None) -> bool:
     """Whether an image has few values, but for label maps that are used as such."""
-    names = study.names if study else {}
-    letters = [letter for letter, name in names.items() if name in item.domains]
-    return (item.facts["values"] or 0) > 1 and not any(
-        study and study.intensity_part(letter)().nearest for letter in letters
-    )
+    label_maps = {study.names[letter] for letter in study.nearest} if study else set()
+    return (item.facts["values"] or 0) > 1 and label_maps.isdisjoint(item.domains)
 
 
 def header_contradicts(item: Inspected, study: Study | None = None) -> bool:
@@ -328,8 +320,7 @@ def _one_range_for_several_scales(items: Sequence[Inspected], study: Study) -> I
             " data.intensity uses one range, so a tissue gets different gray values"
         )
         is_open = study.guessed and "intensity" not in study.table.model_fields_set
-        by_plan = 'the recipe of gantk plan solves this with data.intensity.per = "volume"'
-        yield problem("range", what, (), *((by_plan, "note") if is_open else ()))
+        yield problem("range", what, severity="note" if is_open else None)
 
 
 # --- images in the wrong domain
@@ -425,11 +416,10 @@ def _exact_copies(items: Iterable[Inspected]) -> Iterator[Problem]:
     yield from _about_copies("copies", f"exact copies of another image{where}", names)
 
 
-def _near_copies(items: Iterable[Inspected], study: Study | None) -> Iterator[Problem]:
+def _near_copies(items: Iterable[Inspected], known: Fingerprints) -> Iterator[Problem]:
     """Find near copies in one domain, as the split finds them."""
     from scipy.cluster.hierarchy import DisjointSet  # slow import
 
-    known = study.fingerprints if study else {}
     whole = [item for item in items if item.records and item.records[0].id in known]
     near = DisjointSet(range(len(whole)))
     for i, j, _ in near_copies([known[item.records[0].id] for item in whole]):

@@ -51,7 +51,7 @@ def _aspect_ratio(facts: Facts) -> list[float] | None:
 
 
 def _field_of_view(facts: Facts) -> list[float] | None:
-    if facts["spacing"] is None or len(facts["spacing"]) != len(facts["shape"]):
+    if facts["spacing"] is None:
         return None
     return [side * step for side, step in zip(facts["shape"], facts["spacing"], strict=True)]
 

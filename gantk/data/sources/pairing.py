@@ -147,7 +147,7 @@ def expect_pairs(records: Sequence[Record], domains: Sequence[str]) -> None:
         "list the pairs in a table (--data pairs.csv), or use an unpaired method such as dualgan"
     )
     apart = on_other_grids(records)
-    lacking = without_partner(records) if complete_pairs(records) else records
+    lacking = without_partner(records) or records
     what = (
         f"this method needs registered pairs, but {len(lacking)} of {count_noun(records, 'image')}"
         f" of {' and '.join(domains)} have no partner. The first is '{lacking[0].key}'"

@@ -160,7 +160,15 @@ class Reader:
             )
 
         if self.channels == 3 and len(pixels) == 1:
-            self._expect_picture(row)
+            image = self.kept.read(row.scan)
+            # no file of another kind holds the colours that a model would make of it
+            if image.affine is not None or image.dtype != np.uint8:
+                raise UserError(
+                    f"'{row.scan.path}' is gray and no picture of 8 bits, so it cannot be made a"
+                    " colour picture",
+                    where="data.channels",
+                    remedy="set data.channels = 1",
+                )
         pixels = in_channels(pixels, self.channels)
         channels, first = self._first.setdefault(row.letter, (len(pixels), row.scan.path))
         if len(pixels) != channels:
@@ -172,19 +180,6 @@ class Reader:
             )
 
         return np.ascontiguousarray(pixels)
-
-    def _expect_picture(self, row: Row) -> None:
-        """UserError for a gray volume or picture of more than 8 bits: no file of its kind holds the
-        colours that a model would make of it.
-        """
-        image = self.kept.read(row.scan)
-        if image.affine is not None or image.dtype != np.uint8:
-            raise UserError(
-                f"'{row.scan.path}' is gray and no picture of 8 bits, so it cannot be made a colour"
-                " picture",
-                where="data.channels",
-                remedy="set data.channels = 1",
-            )
 
     def on_grid(self, image: Image, row: Row) -> Image:
         """An image on the grid of a row's file, as this reader samples it."""

@@ -176,14 +176,15 @@ class FileSource(_Defaults):
     def texts(self) -> dict[str, str]:
         """Contrast -> the word, folder or glob that the options a and b give."""
         found: dict[str, str] = {}
-        for letter, contrasts in self.contrasts.items():
-            option = "b" if letter == "b" else "a"
+        for option, contrasts in zip("ab", self.contrasts.values(), strict=False):
             text = getattr(self, option)
+            if not text:
+                continue
             words = contrast_names(text) if len(contrasts) > 1 else (text,)
-            if text and len(words) != len(contrasts):
+            if len(words) != len(contrasts):
                 what = f"'{text}' does not name {len(contrasts)} contrasts"
                 raise UserError(what, where=f"data.source.{option}", allowed="words joined by +")
-            found |= zip(contrasts, words, strict=True) if text else ()
+            found |= zip(contrasts, words, strict=True)
         return found
 
     def option_of(self, contrast: str) -> str:
@@ -210,8 +211,15 @@ class FileSource(_Defaults):
             files = {name: self._only(case, name) for name in self.wanted if name in case.rows}
             self._expect_one_grid([*files.values()])
             key = self._key_of_case(case, alone=beside[case.folder] == 1)
+            pair = key if len(self.domains) > 1 else ""
             for letter, contrasts in self.contrasts.items():
-                rows += self._rows_of_case(letter, contrasts, key, files)
+                present = [files[name] for name in contrasts if name in files]
+                if present:
+                    scans = {
+                        name: files[name].scan if name in files else None for name in contrasts
+                    }
+                    row = replace(present[0], letter=letter, key=key, pair=pair, contrasts=scans)
+                    rows.append(row)
         return rows
 
     def _key_of_case(self, case: Case, alone: bool) -> str:
@@ -220,17 +228,6 @@ class FileSource(_Defaults):
         folder = "" if place == Path() else place.as_posix()
         key = folder if alone else f"{folder}/{case.name}".strip("/")
         return key or self.folder.resolve().name
-
-    def _rows_of_case(
-        self, letter: str, contrasts: Sequence[str], key: str, files: Mapping[str, Row]
-    ) -> list[Row]:
-        """The row of a domain and case; none where all of the domain's contrasts lack."""
-        present = [files[name] for name in contrasts if name in files]
-        if not present:
-            return []
-        scans = {name: files[name].scan if name in files else None for name in contrasts}
-        pair = key if len(self.domains) > 1 else ""
-        return [replace(present[0], letter=letter, key=key, pair=pair, contrasts=scans)]
 
     def _only(self, case: Case, contrast: str) -> Row:
         """The only image of a contrast of a case; UserError for two."""

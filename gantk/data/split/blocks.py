@@ -30,10 +30,8 @@ def places_in_blocks(
 
     place: dict[int, str] = {}  # id(record) -> set; "" beside a block
     for _, stack in sorted(stacks.items()):
-        slices: dict[str, list[Record]] = {
-            domain: [] for domain in sorted({r.domain for r in stack})
-        }
-        for record in sorted(stack, key=lambda record: record.position or 0.0):
+        slices = defaultdict(list)
+        for record in sorted(stack, key=lambda record: (record.domain, record.position or 0.0)):
             slices[record.domain].append(record)
         place |= _blocks_of_stack(slices, shares, table)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
-from pathlib import Path
 
 from gantk.data.preparation import Record
 from gantk.data.split.near_duplicates import SETS
@@ -18,7 +17,10 @@ def exact_copies(records: Sequence[Record]) -> list[tuple[int, int]]:
 
     Files of a size that no other file has are not read.
     """
-    digest_of = _digests({path for record in records for path in record.files})
+    paths = {path for record in records for path in record.files}
+    sizes = {path: os.stat(path).st_size for path in paths}
+    count = Counter(sizes.values())
+    digest_of = {path: sha256_of(path) for path, size in sizes.items() if count[size] > 1}
     pairs = []
     firsts: dict[Hashable, int] = {}
     for number, record in enumerate(records):
@@ -30,13 +32,6 @@ def exact_copies(records: Sequence[Record]) -> list[tuple[int, int]]:
             pairs.append((first, number))
 
     return pairs
-
-
-def _digests(paths: set[Path]) -> dict[Path, str]:
-    """The digest of each file that has another one's size."""
-    sizes = {path: os.stat(path).st_size for path in paths}
-    count = Counter(sizes.values())
-    return {path: sha256_of(path) for path, size in sizes.items() if count[size] > 1}
 
 
 def unit_of(record: Record) -> tuple[str, str]:

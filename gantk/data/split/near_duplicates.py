@@ -41,7 +41,7 @@ MIDDLE_PLANE = HEIGHTS.index(0.5)  # of the planes of a volume, the one that is 
 MIN_CONTENT_SIDE = 10  # pixels of the part that is not background; smaller ones all look alike
 # least share of a thumbnail's contrast that is detail; ramps and blurs have nothing to compare
 MIN_DETAIL_SHARE = 0.02
-EDGE_PIXELS = 2  # pixels at a thumbnail's edge that are not compared
+INNER = (..., slice(2, -2), slice(2, -2))  # the pixels at a thumbnail's edge are not compared
 COPY_CORRELATION = 0.92  # correlation above which images of different known patients are copies ...
 COPY_CORRELATION_OF_UNKNOWN = 0.975  # ... and where a patient is unknown
 NEIGHBOUR_CORRELATION = 0.8  # above which images of different names may be of one scan
@@ -145,7 +145,7 @@ def thumbnails(plane: Plane) -> bytes:
         return b""
     frame = [(0, side) for side in plane.unit.shape]
     images = np.stack([_levels(plane.scaled(THUMBNAIL_SIDE, box)) for box in (frame, plane.box)])
-    inner = images[..., EDGE_PIXELS:-EDGE_PIXELS, EDGE_PIXELS:-EDGE_PIXELS].astype(np.float32)
+    inner = images[INNER].astype(np.float32)
     share = _high_pass(images).std(axis=(-2, -1)) / np.maximum(inner.std(axis=(-2, -1)), 1e-6)
     return images.tobytes() if share.min() >= MIN_DETAIL_SHARE else b""
 
@@ -161,9 +161,7 @@ def _high_pass(images: np.ndarray) -> np.ndarray:
     from scipy.ndimage import gaussian_filter
 
     pixels = images.astype(np.float32)
-    return (pixels - gaussian_filter(pixels, 1, axes=(-2, -1)))[
-        ..., EDGE_PIXELS:-EDGE_PIXELS, EDGE_PIXELS:-EDGE_PIXELS
-    ]
+    return (pixels - gaussian_filter(pixels, 1, axes=(-2, -1)))[INNER]
 
 
 def _detail(thumbnails: Iterable[bytes]) -> np.ndarray:
@@ -205,19 +203,13 @@ def near_copies(
     above 0.975, if they are clearly more similar than neighbouring slices of their stack, to which
     `others` may belong too.
     """
-    stacks = {one.stack for one in images if not one.subject}
-    usual = {stack: _neighbours_likeness([*images, *others], stack) for stack in stacks}
-
-    def least(one: Fingerprint) -> float:
-        if one.subject:
-            return COPY_CORRELATION
-        clearly_more = 1 - (1 - usual[one.stack]) / 3
-        return max(COPY_CORRELATION_OF_UNKNOWN, clearly_more)
-
+    of_stack = {}
+    for stack in {one.stack for one in images if not one.subject}:
+        clearly_more = 1 - (1 - _neighbours_likeness([*images, *others], stack)) / 3
+        of_stack[stack] = max(COPY_CORRELATION_OF_UNKNOWN, clearly_more)
+    least = [COPY_CORRELATION if one.subject else of_stack[one.stack] for one in images]
     return sorted(
-        (i, j, score)
-        for i, j, score in _alike(images)
-        if score >= max(least(images[i]), least(images[j]))
+        (i, j, score) for i, j, score in _alike(images) if score >= max(least[i], least[j])
     )
 
 
