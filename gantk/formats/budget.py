@@ -72,14 +72,13 @@ class Budget:
         self.begun -= seconds
         if self.unpacked > self.max_unpacked:
             raise self._error(f"unpacks to more than {self.max_unpacked:,.0f} bytes")
-        if values:
-            self._expect_room()
-        if time.thread_time() - self.begun > self.max_seconds:
-            raise self._error(f"takes more than {self.max_seconds:.0f} s to read")
-
-    def _expect_room(self) -> None:
         if self.values > self.max_values:
             raise self._error(f"declares more than {self.max_values:,.0f} values")
+        if time.thread_time() - self.begun > self.max_seconds:
+            raise self._error(f"takes more than {self.max_seconds:.0f} s to read")
+        if not values:
+            return
+
         limit = os.environ.get("GANTK_MAX_GIB") or "16"
         if not re.fullmatch(r"\d*\.?\d+", limit):
             what = f"GANTK_MAX_GIB is set to '{limit}'"

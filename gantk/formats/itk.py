@@ -304,7 +304,7 @@ def _fields(path: Path, header: bytes) -> dict[str, str]:
     except UnicodeDecodeError:  # of older programs
         text = header.decode("latin-1")
 
-    fields: dict[str, str] = {}
+    fields = {}
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     for number, line in enumerate(lines, 1):
         # runs in linear time; ITK ends the process at longer names and lists

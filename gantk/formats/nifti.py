@@ -60,7 +60,16 @@ class Nifti(Format):
             if values:
                 spend(values=upright.size)
                 upright = np.empty(sides, np.float32)
-                _decode(stored, in_file_order(upright, stored.shape, affine))
+                voxels = in_file_order(upright, stored.shape, affine)
+                for part in slabs(stored.shape[::-1]):  # scaled in float64
+                    spend()
+                    try:
+                        voxels[:, :, part] = stored[:, :, part]
+                    except ValueError:  # in nibabel's words
+                        what = "it is truncated: it holds fewer voxels than its header says"
+                        raise ValueError(what) from None
+                # padding, and after the last volume the stream's checksum
+                stored.file_like.read(SLACK_BYTES)
         pixels = upright.reshape(1, *(n for n in sides if n > 1))
         dtype = stored.dtype.newbyteorder("=")
         return Image(pixels, affine, path, dtype, header, description=description_of(header))
@@ -99,7 +108,11 @@ class Nifti(Format):
         nifti.header["cal_min"] = 0
         nifti.header["cal_max"] = 0
         nifti.header.set_intent("none")
-        _clear_texts(nifti.header)
+        # texts and undefined fields, which may name the patient
+        empty = type(nifti.header)()
+        for name, (form, *_) in empty.template_dtype.fields.items():
+            if form.kind == "S" or name in ("extents", "session_error", "glmax", "glmin"):
+                nifti.header[name] = empty[name]
         if description:
             nifti.header["descrip"] = label_of(description, DESCRIP_BYTES).encode(
                 "ascii", "replace"
@@ -112,14 +125,6 @@ def description_of(header: Any) -> str:
     """What a header says that the image shows; "" for headers of other formats."""
     text = header["descrip"] if "descrip" in getattr(header, "keys", tuple)() else b""
     return bytes(text).decode("ascii", "replace")
-
-
-def _clear_texts(header: Any) -> None:
-    """Clear texts and undefined fields of a header, which may name the patient."""
-    empty = type(header)()
-    for name, (form, *_) in header.template_dtype.fields.items():
-        if form.kind == "S" or name in ("extents", "session_error", "glmax", "glmin"):
-            header[name] = empty[name]
 
 
 def _millimetres(header: Any) -> float:
@@ -169,22 +174,6 @@ def _read_header(path: Path, file: io.BufferedReader, volume: int | None) -> tup
         header.set_data_shape(shape)
     spec = shape, dtype, offset + chosen * size, slope or 1.0, inter or 0.0
     return header, ArrayProxy(stream, spec, mmap=False)
-
-
-def _decode(stored: Any, voxels: np.ndarray) -> None:
-    """Fill a view (i, j, k) of float32 with stored voxels, a few planes k at a time, scaled in float64;
-    an error if the stream is truncated or damaged.
-    """
-    for part in slabs(stored.shape[::-1]):
-        spend()
-        try:
-            voxels[:, :, part] = stored[:, :, part]
-        except ValueError:  # in nibabel's words
-            raise ValueError(
-                "it is truncated: it holds fewer voxels than its header says"
-            ) from None
-    # padding, and after the last volume the stream's checksum
-    stored.file_like.read(SLACK_BYTES)
 
 
 def _affine_of(header: Any) -> np.ndarray:

@@ -17,7 +17,7 @@ from gantk.data.preparation import Record
 from gantk.errors import UserError, did_you_mean
 from gantk.formats.image import Image
 from gantk.inference.frame import TranslateOptions
-from gantk.inference.notes import Checks, InputCheck, Note, check_result
+from gantk.inference.notes import Checks, Note, check_result
 from gantk.prepare.grid import resample_onto
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class Case:
             remedy = 'add the files, or train a model with data.missing = "mask"'
             raise UserError(what, where="INPUT", remedy=remedy)
 
-        self.checks: dict[str, InputCheck] = {}
+        self.checks = {}
         self.notes: list[Note] = []
         prepared = {}
         for name, image in images.items():
@@ -123,7 +123,7 @@ def by_contrast(given: Mapping[str, T], contrasts: Sequence[str], where: str) ->
     if not given:
         raise UserError("no image is given", where=where, allowed=contrasts)
 
-    known: dict[str, T] = {}
+    known = {}
     for name, value in given.items():
         contrast = known_contrast(name, contrasts)
         if contrast is None:

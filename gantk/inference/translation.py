@@ -207,7 +207,7 @@ class Translation:
         scans = [scan for job in jobs for found in job.candidates.values() for scan in found]
         used = {(scan.files, scan.volume) for scan in scans}  # those of a table have other names
         several = len(self.contrasts) > 1
-        unused: dict[str, list[str]] = defaultdict(list)  # names by the reason
+        unused = defaultdict(list)  # names by the reason
         for row in catalog:
             scan = row.scan_below(root)
             is_silent = row.kind == "other" or (several and row.kind == "mask")
@@ -236,7 +236,7 @@ class Translation:
         """The jobs with their results, in the folder `target` or in this file; UserError where
         nothing is to be made of any.
         """
-        wanted: dict[Job, Sequence[str]] = {}  # the contrasts to make
+        wanted = {}  # the contrasts to make
         complete = None
         for job in jobs:
             wanted[job] = self.outputs
@@ -357,7 +357,7 @@ class Translation:
         large. Any other error, and Ctrl-C, stop all jobs once the current result is written.
         """
         outcomes: Outcomes = {}
-        writing: dict[Job, Future] = {}
+        writing = {}
         unwritten: list[Future] = []  # the last of them
         ahead: Future | None = None  # the next job, being read
         with (

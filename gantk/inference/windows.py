@@ -156,7 +156,11 @@ class AnySize:
         framed, inside = pad_to_size(images, self.padded(size))
         window = self.padded(size) if graph else self.window(size)
         with torch.set_grad_enabled(graph):
-            made = by_windows(framed, window, self.overlap, self.network, self._batch(window))
+            # as many windows at once as the memory allows
+            batch = self.batch
+            if window != self.size:
+                batch = max(1, min(batch, int(self.memory / self._bytes_of(window))))
+            made = by_windows(framed, window, self.overlap, self.network, batch)
         if graph and not made.requires_grad:
             raise UserError(
                 "this model gives no gradients",
@@ -164,12 +168,6 @@ class AnySize:
                 remedy="load a run folder, or call .detach() on the tensor",
             )
         return made[(slice(None), slice(None), *inside)]
-
-    def _batch(self, window: Sequence[int]) -> int:
-        """How many windows are processed at once."""
-        if tuple(window) == self.size:
-            return self.batch
-        return max(1, min(self.batch, int(self.memory / self._bytes_of(window))))
 
 
 def network_of_method(

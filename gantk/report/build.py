@@ -141,14 +141,10 @@ def render(
     page = environment.get_template(template).render(
         **shown, style=Markup(join_sources(styles)), script=Markup(script), digest=digest
     )
-    return CONTROL_CHARACTERS.sub("\N{REPLACEMENT CHARACTER}", with_code(page))
-
-
-def with_code(page: str) -> str:
-    """A page whose texts show `words` of code as code; not in scripts, styles and listings."""
     parts = MARKUP.split(page)
+    # in texts `words` of code are shown as code; not in scripts, styles and listings
     parts[::2] = [BACKTICKS.sub(r"<code>\1</code>", text) for text in parts[::2]]
-    return "".join(parts)
+    return CONTROL_CHARACTERS.sub("\N{REPLACEMENT CHARACTER}", "".join(parts))
 
 
 @cache

@@ -44,7 +44,16 @@ class OnnxModel(Model):
         self._onnx = network
         mappings = [mapping_from(state) for _, state in meta.intensity]
         self.pipelines = {meta.direction[-1]: Pipeline(meta.frame, *mappings)}
-        self._network = self._of_any_size()
+        # run on at most MAX_WHOLE_IMAGE_PIXELS pixels at once if it accepts any size
+        self._network = AnySize(
+            self._run,
+            meta.window,
+            meta.input_size[1],
+            batch=meta.frame.batch,
+            memory=MAX_WHOLE_IMAGE_PIXELS * UPPER_BOUND_BYTES_PER_VOXEL,
+            overlap=meta.overlap,
+        )
+        self._network.known = {"sides": meta.free.sizes, "bytes": UPPER_BOUND_BYTES_PER_VOXEL}
 
     def __reduce__(self):
         return OnnxModel.load, (self._path,)
@@ -86,15 +95,10 @@ class OnnxModel(Model):
 
     def network_of(self, letter: str, options: TranslateOptions) -> AnySize:
         """The network of any size; UserError where `options` needs several outputs per image."""
-        asked = {
-            "--variants": options.variants,
-            "--style": options.example,
-            "--uncertainty": options.uncertainty or None,
-        }
-        for option in (option for option, value in asked.items() if value is not None):
+        if options.tails != [""] or options.example is not None:
             raise UserError(
-                "an exported model gives only one result for each image",
-                where=option,
+                "an exported model gives only one result for each image, in its own style",
+                where="--variants, --style or --uncertainty",
                 remedy="use the run folder that the model was exported from",
             )
 
@@ -106,21 +110,6 @@ class OnnxModel(Model):
                 remedy=f"export that class: gantk export RUN --label {options.label}",
             )
         return self._network
-
-    def _of_any_size(self) -> AnySize:
-        """The file's network, for images of any size. One that accepts any size is run on images of at
-        most MAX_WHOLE_IMAGE_PIXELS pixels at once.
-        """
-        network = AnySize(
-            self._run,
-            self.meta.window,
-            self.meta.input_size[1],
-            batch=self.meta.frame.batch,
-            memory=MAX_WHOLE_IMAGE_PIXELS * UPPER_BOUND_BYTES_PER_VOXEL,
-            overlap=self.meta.overlap,
-        )
-        network.known = {"sides": self.meta.free.sizes, "bytes": UPPER_BOUND_BYTES_PER_VOXEL}
-        return network
 
     def _run(self, images: Tensor) -> Tensor:
         """Run the network on (N, C, *size) float32 in network intensities; returns (N, D, *size)."""

@@ -8,7 +8,7 @@ import io
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
@@ -34,7 +34,7 @@ from gantk.metrics.table import MODEL, owners
 from gantk.progress import Work
 from gantk.report.build import draw_losses, render, shows_left_and_right
 from gantk.report.build import write_report as write_one
-from gantk.report.figures import DPI, LESION, WIDTH_MM, Pictures, draw_figure
+from gantk.report.figures import DPI, LESION, WIDTH_MM, draw_figure
 from gantk.report.patients.section import (
     OF_WINDOW,
     Rows,
@@ -238,7 +238,7 @@ def write_model_figures(
     patients = dict(zip(found.scores.image, owners(found.scores), strict=True))
     labels = number_names({*patients.values()}, patients_are_known(found.results[models[0]]))
     outputs = {f"output {name}": name for name in models}
-    images: dict[str, list[ShownImage]] = {}
+    images = {}
     for direction, of_images in found.pictures.items():
         label = direction.replace(" -> ", ARROW)
         titles = titles_of(label, outputs)
@@ -376,26 +376,20 @@ def _common_images(systems: Sequence[System]) -> dict[str, list[ShownImage]]:
     kinds = {f"output {system.name}": system.name for system in systems}
     saved = [system.saved_images for system in systems]
     labels = label_patients(*(run for system in systems for run in system.runs))
-    common: dict[str, list[ShownImage]] = defaultdict(list)
+    common = defaultdict(list)
     for same, (_, stored) in saved[0].items():
-        if all(same in images for images in saved):
-            shown = _with_all_outputs([pictures(*images[same]) for images in saved], kinds)
-            if shown:
-                label = same[0]
-                titles = titles_of(label, kinds)
-                image = ShownImage(labels[stored.patient], shown, titles, stored.units[1], stored)
-                common[label].append(image)
+        if not all(same in images for images in saved):
+            continue
+        drawn = [pictures(*images[same]) for images in saved]
+        if not all(drawn) or len({each["output"].shape for each in drawn}) > 1:
+            continue  # one lacks its files, or networks have other sizes
+        shown = {kind: pixels for kind, pixels in drawn[0].items() if kind != "output"}
+        shown |= dict(zip(kinds, (each["output"] for each in drawn), strict=True))
+        label = same[0]
+        titles = titles_of(label, kinds)
+        image = ShownImage(labels[stored.patient], shown, titles, stored.units[1], stored)
+        common[label].append(image)
     return common
-
-
-def _with_all_outputs(drawn: Sequence[Pictures], kinds: Iterable[str]) -> Pictures:
-    """The pictures of a test image by the first system, with the output of each under its kind; {} where
-    one lacks it, or networks have other sizes.
-    """
-    if not all(drawn) or len({each["output"].shape for each in drawn}) > 1:
-        return {}
-    shown = {kind: pixels for kind, pixels in drawn[0].items() if kind != "output"}
-    return shown | dict(zip(kinds, (each["output"] for each in drawn), strict=True))
 
 
 def _differences(systems: Sequence[System]) -> pd.DataFrame:

@@ -45,7 +45,7 @@ class System:
     @property
     def saved_images(self) -> dict[tuple[str, ...], tuple[RunRecord, StoredImage]]:
         """The saved test images by direction in words, name, and the files of input and truth."""
-        found: dict[tuple[str, ...], tuple[RunRecord, StoredImage]] = {}
+        found = {}
         for run in self.runs:
             for key, images in run.stored.items():
                 for image in images:
@@ -126,7 +126,7 @@ def systems_of(named: Mapping[str, RunRecord]) -> list[System]:
         key = recipe_without(run.recipe.dump(), FOLD, SEED) if run.results.metrics else name
         groups.setdefault(key, {})[name] = run
 
-    found: list[Mapping[str, RunRecord]] = []
+    found = []
     for runs in groups.values():
         # no two of one system trained the same fold with the same seed
         are_one = len({str(run.recipe.dump()) for run in runs.values()}) == len(runs)
