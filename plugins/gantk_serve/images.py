@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pydicom
 from pydicom.filereader import read_file_meta_info
+from pydicom.uid import generate_uid
 
 from gantk import __version__
 from gantk.errors import UserError, join_first
@@ -40,8 +41,8 @@ def expect_one_acquisition(folder: Path) -> None:
         )
 
     for scan in stacks:
-        header = outline(scan)
-        doubts = [line for line, is_no_scan in header.doubts if is_no_scan]
+        image = outline(scan)
+        doubts = [line for line, is_no_scan in image.doubts if is_no_scan]
         # of a single file, which may be chosen among others, no doubt says that others lack
         first = series_format(scan.files[0]).header(scan.files[0])
         stated = int(first.get("ImagesInAcquisition") or 0)
@@ -50,7 +51,7 @@ def expect_one_acquisition(folder: Path) -> None:
                 f"the series lacks {stated - 1} of the {stated} images that its header states"
             )
         if doubts:
-            remedy = None if header.no_scan else "send all of its images"
+            remedy = None if image.header.no_scan else "send all of its images"
             raise UserError(f"{'; '.join(doubts)}: it has {_numbers(files)}", remedy=remedy)
 
 
@@ -100,15 +101,9 @@ def name_results(folder: Path, key: str) -> dict[str, dict[str, Path]]:
     for file in sorted(path for path in folder.rglob("*.dcm") if path.is_file()):
         place = file.relative_to(folder)
         dataset = pydicom.dcmread(file)
-        dataset.SeriesInstanceUID = uid_of(f"{key}/{place.parent.as_posix()}")
-        dataset.SOPInstanceUID = uid_of(f"{key}/{place.as_posix()}")
+        dataset.SeriesInstanceUID = generate_uid(entropy_srcs=[key, place.parent.as_posix()])
+        dataset.SOPInstanceUID = generate_uid(entropy_srcs=[key, place.as_posix()])
         dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
         dataset.save_as(file, enforce_file_format=True)
         series.setdefault(dataset.SeriesInstanceUID, {})[dataset.SOPInstanceUID] = file
     return series
-
-
-def uid_of(text: str) -> str:
-    """A UID that is a function of a text (PS3.5, B.2: 2.25. and a 128-bit number)."""
-    digest = hashlib.sha256(text.encode()).digest()
-    return f"2.25.{int.from_bytes(digest[:16], 'big')}"
