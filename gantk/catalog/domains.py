@@ -38,15 +38,16 @@ def regex_option(pattern: str, option: str = "patient") -> re.Pattern[str] | Non
             raise re.error(f"it is longer than {MAX_PATTERN_CHARACTERS} characters")
         compiled = re.compile(pattern, re.NOFLAG if option == "patient" else re.IGNORECASE)
     except (re.error, RecursionError, OverflowError) as error:
-        what = f"'{pattern[:99]}' is not a valid regular expression: {one_line(error)}"
-        raise UserError(what, where=f"data.source.{option}") from error
+        raise UserError(
+            f"'{pattern[:99]}' is not a valid regular expression: {one_line(error)}",
+            where=f"data.source.{option}",
+        ) from error
 
     if option == "patient" and compiled.groups != 1 and "patient" not in compiled.groupindex:
-        allowed = "exactly one group, or a group with the name patient: (?P<patient>...)"
         raise UserError(
             f"the pattern '{pattern}' has {compiled.groups} groups",
             where="data.source.patient",
-            allowed=allowed,
+            allowed="exactly one group, or a group with the name patient: (?P<patient>...)",
         )
 
     return compiled
@@ -58,11 +59,11 @@ def patient_of(path: str, pattern: re.Pattern[str]) -> str:
     """
     match = pattern.search(path) or pattern.search(stem_of(path))
     if not match:
-        what = f"the pattern '{pattern.pattern}' finds no patient in '{path}'"
-        remedy = (
-            "correct the pattern. It is searched in the path below the folder, then in the file"
-            " name without the suffix"
+        raise UserError(
+            f"the pattern '{pattern.pattern}' finds no patient in '{path}'",
+            where="data.source.patient",
+            remedy="correct the pattern. It is searched in the path below the folder, then in the file"
+            " name without the suffix",
         )
-        raise UserError(what, where="data.source.patient", remedy=remedy)
 
     return match["patient"] if "patient" in pattern.groupindex else match[1]

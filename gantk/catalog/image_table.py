@@ -82,8 +82,9 @@ class ImageTable:
                         continue
                     place = row.contrast, row.files, row.scan.volume
                     if rows.setdefault(place, row) is not row:
-                        what = f"'{row.key}' is listed twice"
-                        raise UserError(what, remedy="remove one of the rows")
+                        raise UserError(
+                            f"'{row.key}' is listed twice", remedy="remove one of the rows"
+                        )
             except UserError as error:
                 raise error.at(self._place(line)) from error
 
@@ -193,8 +194,10 @@ class ImageTable:
                 yield Row(Scan(self.folder / text), name, kind="left out", why=why)
             return
         if not text_of:
-            what = f"no path in the column {' or '.join(column_of.values())}"
-            raise UserError(what, remedy="write one into it, or remove the row")
+            raise UserError(
+                f"no path in the column {' or '.join(column_of.values())}",
+                remedy="write one into it, or remove the row",
+            )
         rows = [Row(self._scan(text, cells.get(VOLUME, "")), x) for x, text in text_of.items()]
         pair = cells.get("pair") or (self._key_of(rows[0]) if len(column_of) > 1 else "")
         if cells.get("mask"):
@@ -222,8 +225,7 @@ class ImageTable:
             differs = "" if self.resampled else io.difference(mask, row.scan) or ""
             row.mask = None if differs else mask.path
         if not any(row.mask for row in rows):
-            what = f"'{text}' is a mask on another voxel grid than its image, {differs}"
-            raise UserError(what)
+            raise UserError(f"'{text}' is a mask on another voxel grid than its image, {differs}")
 
     def _scan(self, text: str, volume: str = "") -> Scan:
         """The file, a volume of it, or the DICOM series that a cell names."""

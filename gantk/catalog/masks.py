@@ -27,9 +27,11 @@ def masks_named(images: Sequence[Path], root: Path, name: str) -> list[Path]:
         said = ContrastWords().said  # masks seldom say a contrast
         likely = sorted((path.name for path in images), key=lambda name: len(said(name)))
         shown = ", ".join(map(repr, likely[:4]))
-        allowed = "a word of the masks' file or folder names, such as seg, or a glob, such as mask*"
-        what = f"no file in '{root}' matches the mask name '{name}'. Files found: {shown}"
-        raise NothingFound(what, where="data.source.mask", allowed=allowed)
+        raise NothingFound(
+            f"no file in '{root}' matches the mask name '{name}'. Files found: {shown}",
+            where="data.source.mask",
+            allowed="a word of the masks' file or folder names, such as seg, or a glob, such as mask*",
+        )
     return masks
 
 
@@ -90,9 +92,11 @@ def set_masks(
 def expect_one_mask(masks: Sequence[Path], image: Path) -> None:
     """UserError that names the first two of several masks of one image, or folder."""
     if len(masks) > 1:
-        what = f"'{image}' has two masks: '{masks[0]}' and '{masks[1]}'"
-        remedy = "make data.source.mask more specific, for example with a glob"
-        raise UserError(what, where="data.source.mask", remedy=remedy)
+        raise UserError(
+            f"'{image}' has two masks: '{masks[0]}' and '{masks[1]}'",
+            where="data.source.mask",
+            remedy="make data.source.mask more specific, for example with a glob",
+        )
 
 
 def _name_words(path: Path, words: ContrastWords, mask_name: str = "") -> tuple[str, ...]:

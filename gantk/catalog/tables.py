@@ -62,13 +62,17 @@ def read_rows(path: Path, text: str = "") -> tuple[list[str], list[NumberedRow]]
     columns = [name.strip().lower() for name in rows.pop(0)[1]]
     twice = sorted({name for name in columns if name and columns.count(name) > 1})
     if twice:
-        what = f"'{path}' has two columns with the name '{twice[0]}'"
-        raise UserError(what, remedy="rename or remove one of them")
+        raise UserError(
+            f"'{path}' has two columns with the name '{twice[0]}'",
+            remedy="rename or remove one of them",
+        )
     known = []
     for line, row in rows:
         if any(row[len(columns) :]):
-            what = f"line {line} of '{path}' has {len(row)} cells, the header {len(columns)}"
-            raise UserError(what, remedy=JOIN)
+            raise UserError(
+                f"line {line} of '{path}' has {len(row)} cells, the header {len(columns)}",
+                remedy=JOIN,
+            )
         cells = {}
         for column, text in zip_longest(columns, row[: len(columns)], fillvalue=""):
             cell = text.strip()
@@ -86,10 +90,12 @@ def split_in(cell: str, where: str) -> str:
         return split_named(cell)
     if cell.lower() in (LEFT_OUT, "exclude", "-"):
         return LEFT_OUT
-    what = f"'{cell}' is not a valid split"
-    allowed = f"train, validation, test, or {LEFT_OUT} to leave the row out"
-    remedy = did_you_mean(cell, ("train", "validation", "test", LEFT_OUT))
-    raise UserError(what, where=where, allowed=allowed, remedy=remedy)
+    raise UserError(
+        f"'{cell}' is not a valid split",
+        where=where,
+        allowed=f"train, validation, test, or {LEFT_OUT} to leave the row out",
+        remedy=did_you_mean(cell, ("train", "validation", "test", LEFT_OUT)),
+    )
 
 
 def first_columns(columns: Sequence[str]) -> str:
@@ -119,11 +125,11 @@ def weights_of(file: str, keys: Sequence[str]) -> dict[str, float]:
         known = {}
 
     if not known or not all(0 < weight <= 1000 for weight in known.values()):
-        what = f"'{file}' contains no valid weights of training images"
-        allowed = (
-            "a column key, with keys that split.json lists under train, and a column weight, with"
-            " numbers above 0 and up to 1,000"
+        raise UserError(
+            f"'{file}' contains no valid weights of training images",
+            where="data.weights",
+            allowed="a column key, with keys that split.json lists under train, and a column weight, with"
+            " numbers above 0 and up to 1,000",
         )
-        raise UserError(what, where="data.weights", allowed=allowed)
 
     return dict.fromkeys(keys, 1.0) | known

@@ -261,14 +261,16 @@ def _loader_again(folder: RunFolder, data: Any, model: CheckedRecipe) -> Loader 
     """The loader of a continued training, which needs one if it began with one."""
     if folder.environment.recipe.data != LOADER:
         if data is not None:
-            what = "a training that is continued reads the images of its split.json"
-            raise UserError(what, where="data", remedy="leave it out")
+            raise UserError(
+                "a training that is continued reads the images of its split.json",
+                where="data",
+                remedy="leave it out",
+            )
         return None
 
     if not is_loader(data):
-        what = f"'{folder.path}' was trained on batches of another program, which it does not keep"
         raise UserError(
-            what,
+            f"'{folder.path}' was trained on batches of another program, which it does not keep",
             where="data",
             remedy=f"continue with gantk.training({str(folder.path)!r}, data=LOADER)",
         )

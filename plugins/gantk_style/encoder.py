@@ -94,12 +94,12 @@ class VGG19(nn.Module):
         deepest = list(self.blocks)[-1]
         least = 2 ** (int(deepest[4]) - 1)
         if min(size[-2:]) < least:
-            what = (
+            raise UserError(
                 f"an image of {' x '.join(map(str, size))} is too small for the layer {deepest} of"
-                " VGG19"
+                " VGG19",
+                allowed=f"{least} or more pixels on each side",
+                remedy="use earlier layers or larger images",
             )
-            remedy = "use earlier layers or larger images"
-            raise UserError(what, allowed=f"{least} or more pixels on each side", remedy=remedy)
 
 
 def check_colours(channels: int) -> None:
@@ -107,8 +107,9 @@ def check_colours(channels: int) -> None:
     photographs.
     """
     if channels not in (1, 3):
-        what = f"VGG19 takes gray or RGB images, but an image has {channels} channels"
-        raise UserError(what, allowed="1, 3")
+        raise UserError(
+            f"VGG19 takes gray or RGB images, but an image has {channels} channels", allowed="1, 3"
+        )
 
 
 @lru_cache(maxsize=1)

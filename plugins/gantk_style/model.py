@@ -75,8 +75,11 @@ class Style(Method):
             count = len(self.contents)
             brought = min(len(batch["a"]), len(batch["b"]))
             if brought < count:
-                what = f"{count} images are painted at once, but a step brings only {brought}"
-                raise UserError(what, where="method.images", remedy=f"set train.batch = {count}")
+                raise UserError(
+                    f"{count} images are painted at once, but a step brings only {brought}",
+                    where="method.images",
+                    remedy=f"set train.batch = {count}",
+                )
 
             self.contents.copy_(batch["a"][:count])
             self.styles.copy_(batch["b"][:count])

@@ -39,8 +39,10 @@ class StyleOptions:
 
     def __post_init__(self):
         if not self.content_weight and not self.style_weight:
-            what = "content_weight and style_weight are both 0, so there is nothing to optimise"
-            raise UserError(what, where="content_weight")
+            raise UserError(
+                "content_weight and style_weight are both 0, so there is nothing to optimise",
+                where="content_weight",
+            )
 
     @property
     def note(self) -> str:

@@ -53,10 +53,11 @@ class StylePost:
         if image:
             known = read(Path(image))
             if known.dims != dims:
-                what = (
-                    f"'{image}' has {known.dims} dimensions, but the generated images have {dims}"
+                raise UserError(
+                    f"'{image}' has {known.dims} dimensions, but the generated images have {dims}",
+                    where="post.image",
+                    remedy=f"name a {dims}-D image",
                 )
-                raise UserError(what, where="post.image", remedy=f"name a {dims}-D image")
             self.other, _ = network_values(known.pixels, image, range)
         self.encoder = how.encoder(range)
         self._curves: LossCurves | None = None  # of the last call
@@ -103,8 +104,10 @@ def network_values(
     """
     mapping = Percentile(range=range)
     if float(pixels.min()) == float(np.percentile(pixels, 99.5)):
-        what = f"'{path}' has no contrast: nearly all its pixels are {pixels.min():g}"
-        raise UserError(what, remedy="name an image with contrast")
+        raise UserError(
+            f"'{path}' has no contrast: nearly all its pixels are {pixels.min():g}",
+            remedy="name an image with contrast",
+        )
 
     mapping.fit([pixels])
     return np.asarray(mapping.forward(pixels), dtype=np.float32), mapping

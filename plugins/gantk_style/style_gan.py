@@ -57,11 +57,12 @@ class StyleTransferGAN(Method):
         b = geometry.channels["b"]
         dims = geometry.dims
         if change and a != b:
-            what = (
+            raise UserError(
                 "networks that output a change need domains with equal numbers of channels, but"
-                f" these have {a} and {b}"
+                f" these have {a} and {b}",
+                where="method.change",
+                remedy="set method.change = false",
             )
-            raise UserError(what, where="method.change", remedy="set method.change = false")
 
         self.g_ab = generator(a + b, b, dims)
         self.g_ba = generator(b, a, dims)
@@ -206,8 +207,11 @@ class StyleTransferGAN(Method):
     @staticmethod
     def _expect_example(to: str) -> None:
         if to != "b":
-            what = "removing a tumour does not use an example and has no variants"
-            raise UserError(what, where="to", remedy="leave the example and the variants out")
+            raise UserError(
+                "removing a tumour does not use an example and has no variants",
+                where="to",
+                remedy="leave the example and the variants out",
+            )
 
 
 def _resize_like(example: Tensor, image: Tensor) -> Tensor:

@@ -146,12 +146,9 @@ def _of_recipe(recipe: str | Path | Mapping[str, Any], profile: str | None) -> d
     model = loaded.override([], profile).check()
     found = [part.table() for part in (model.method, *model.post) if part.name == "style"]
     if not found:
-        what = (
-            f"the recipe '{loaded.name}' has no style transfer, neither as its method nor as a"
-            " [[post]] step"
-        )
         raise UserError(
-            what,
+            f"the recipe '{loaded.name}' has no style transfer, neither as its method nor as a"
+            " [[post]] step",
             where="--recipe",
             remedy="leave --recipe out, or name a recipe such as style_t1t2",
         )

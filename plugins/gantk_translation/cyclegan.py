@@ -49,11 +49,12 @@ class CycleGAN(Method):
         b = geometry.channels["b"]
         dims = geometry.dims
         if identity and a != b:
-            what = (
+            raise UserError(
                 "an identity loss needs domains with equal numbers of channels, but they"
-                f" have {a} and {b}"
+                f" have {a} and {b}",
+                where="method.identity",
+                remedy="set method.identity = 0.0",
             )
-            raise UserError(what, where="method.identity", remedy="set method.identity = 0.0")
 
         self.g_ab = generator(a, b, dims)
         self.g_ba = generator(b, a, dims)

@@ -62,10 +62,9 @@ def expect_exact(augment: Sequence[Part]) -> None:
     """Raise UserError if an augmentation would change or mix the values of label maps."""
     for part in augment:
         if part.name not in EXACT_AUGMENTS and not part.options.get("nearest"):
-            what = (
-                f"the augmentation '{part.name}' changes the values of label maps, but these are"
-                " classes"
-            )
             raise UserError(
-                what, where="data.augment", allowed=[*EXACT_AUGMENTS, "affine with nearest = true"]
+                f"the augmentation '{part.name}' changes the values of label maps, but these are"
+                " classes",
+                where="data.augment",
+                allowed=[*EXACT_AUGMENTS, "affine with nearest = true"],
             )

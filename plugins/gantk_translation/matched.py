@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,12 +100,11 @@ def heights_of(records: Sequence[Record]) -> torch.Tensor | None:
     return heights
 
 
-def outlines(images: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Masks of the body of each image at OUTLINE_SIDE pixels, (N, pixels): similar for head slices
-    of similar height.
+def outlines(images: Any) -> torch.Tensor:
+    """Masks of the body of each image of a domain at OUTLINE_SIDE pixels, (N, pixels): similar for
+    head slices of similar height.
     """
-    intensity = getattr(images, "intensity", None)
-    low, high = intensity.range if intensity else (-1.0, 1.0)
+    low, high = images.intensity.range
     masks = []
     for image in images:
         mask = body(image.amax(0)[None, None] > low + BODY_SHARE * (high - low))

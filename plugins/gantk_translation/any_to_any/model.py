@@ -71,12 +71,12 @@ class AnyToAny(Method):
         self.planes = geometry.channels["a"] // len(self.sources)
         own = [[source == target for source in self.sources] for target in self.targets]
         if any(map(all, own)):
-            what = (
+            raise UserError(
                 f"{self.sources[0]} cannot be generated from itself, but data.domains names no"
-                " other contrast"
+                " other contrast",
+                where="data.domains",
+                remedy='name all contrasts in both domains: ["T1+T2+FLAIR", "T1+T2+FLAIR"]',
             )
-            remedy = 'name all contrasts in both domains: ["T1+T2+FLAIR", "T1+T2+FLAIR"]'
-            raise UserError(what, where="data.domains", remedy=remedy)
 
         self.register_buffer(
             "own", torch.tensor(own), persistent=False

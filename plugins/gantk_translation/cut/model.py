@@ -62,12 +62,9 @@ class CUT(Method):
         b = geometry.channels["b"]
         dims = geometry.dims
         if a != b:
-            what = (
-                "cut encodes its output with its own encoder, which needs domains with equal numbers"
-                f" of channels, but these have {a} and {b}"
-            )
             raise UserError(
-                what,
+                "cut encodes its output with its own encoder, which needs domains with equal numbers"
+                f" of channels, but these have {a} and {b}",
                 where="method.name",
                 remedy="use cyclegan, dualgan or munit with identity = 0.0",
             )
@@ -80,9 +77,11 @@ class CUT(Method):
         channels = [each.shape[1] for each in maps]
         self.layers = sorted(set(range(len(maps)) if layers is None else layers))
         if not self.layers or self.layers[-1] >= len(maps):
-            what = f"layers = {self.layers} contains maps that the generator does not have"
-            allowed = f"0 (the image) to {len(maps) - 1} (its deepest map)"
-            raise UserError(what, where="method.layers", allowed=allowed)
+            raise UserError(
+                f"layers = {self.layers} contains maps that the generator does not have",
+                where="method.layers",
+                allowed=f"0 (the image) to {len(maps) - 1} (its deepest map)",
+            )
 
         kept = [channels[layer] for layer in self.layers]
         self.nce = PatchNCE(kept, width=width, patches=patches, temperature=temperature)

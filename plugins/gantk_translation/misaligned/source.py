@@ -52,12 +52,9 @@ class Misaligned(ImageSource):
         """
         found = self.parts[0].records()
         if not any(record.pair and record.domain == "b" for record in found):
-            what = (
-                "'misaligned' moves the second image of registered pairs, but its source has no"
-                " pairs"
-            )
             raise UserError(
-                what,
+                "'misaligned' moves the second image of registered pairs, but its source has no"
+                " pairs",
                 where="data.source.source",
                 remedy="use a source with pairs, such as 'phantom'",
             )

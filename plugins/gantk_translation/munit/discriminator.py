@@ -76,9 +76,11 @@ class MultiScale(Network):
                 if not level:
                     raise
 
-                remedy = "reduce method.scales or the discriminator's layers, or increase data.size"
                 raise UserError(
-                    what, where="method.scales", allowed=error.allowed, remedy=remedy
+                    what,
+                    where="method.scales",
+                    allowed=error.allowed,
+                    remedy="reduce method.scales or the discriminator's layers, or increase data.size",
                 ) from None
 
     def pyramid(self, image: Tensor) -> list[Tensor]:

@@ -118,11 +118,12 @@ class Scales(MultiScale):
     def __init__(self, discriminator: Part, channels: int, dims: int, scales: int):
         super().__init__(discriminator, channels, dims, scales)
         if not isinstance(getattr(self.judges[0], "layers", None), nn.Sequential):
-            what = (
+            raise UserError(
                 f"spade compares features of the discriminator's layers, but '{discriminator.name}'"
-                " has no list `layers`"
+                " has no list `layers`",
+                where="method.discriminator",
+                allowed=["patchgan", "munit"],
             )
-            raise UserError(what, where="method.discriminator", allowed=["patchgan", "munit"])
 
     def pyramid(self, image: Tensor) -> list[Tensor]:
         """The image and its halved versions, one for each scale."""

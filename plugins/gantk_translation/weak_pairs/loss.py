@@ -63,9 +63,12 @@ class WeakPairs:
         of `a`.
         """
         if sets["a"][0].ndim != 3:
-            what = "weak pairs are matched among slices, not volumes"
-            remedy = 'set method.pairs = "none"'
-            raise UserError(what, where="method.pairs", allowed="2-D images", remedy=remedy)
+            raise UserError(
+                "weak pairs are matched among slices, not volumes",
+                where="method.pairs",
+                allowed="2-D images",
+                remedy='set method.pairs = "none"',
+            )
 
         whole = {letter: shrink_means(images, self.side) for letter, images in sets.items()}
         small = {letter: F.avg_pool2d(images, 2) for letter, images in whole.items()}
