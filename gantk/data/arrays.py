@@ -74,11 +74,12 @@ def keep(data: Any, folder: Path, domains: Sequence[str]) -> tuple[dict[str, Any
         return {"name": "manifest", "path": str(Path.cwd()), "table": table}, words
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        what = (
+        raise UserError(
             "a training of several processes cannot use images given in Python, because each process"
-            " would store its own copy"
+            " would store its own copy",
+            where="data",
+            remedy="write the images to files, and pass the folder",
         )
-        raise UserError(what, where="data", remedy="write the images to files, and pass the folder")
 
     rows: list[dict[str, Any]] = []
     names = dict(zip(domain_letters(tuple(domains)), domains, strict=True))
@@ -111,8 +112,11 @@ def _items(data: Any, names: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
     """
     if not isinstance(data, Mapping):
         if not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
-            what = f"data of the type {type(data).__name__} cannot be used for training"
-            raise UserError(what, where="data", allowed=KINDS)
+            raise UserError(
+                f"data of the type {type(data).__name__} cannot be used for training",
+                where="data",
+                allowed=KINDS,
+            )
         for number in range(len(data)):
             yield data[number]
         return
@@ -131,10 +135,11 @@ def _items(data: Any, names: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
     try:
         rows = [*zip(*columns.values(), strict=True)]
     except (TypeError, ValueError) as error:
-        what = (
-            f"the columns {', '.join(map(str, columns))} have different lengths, or one is no list"
-        )
-        raise UserError(what, where="data", allowed=KINDS) from error
+        raise UserError(
+            f"the columns {', '.join(map(str, columns))} have different lengths, or one is no list",
+            where="data",
+            allowed=KINDS,
+        ) from error
     for values in rows:
         yield {**data, **dict(zip(columns, values, strict=True))}  # "pair": False
 
@@ -164,8 +169,11 @@ def _images_of(item: Any, number: int, names: Mapping[str, str]) -> dict[str, An
     letters = {key: letter_of(key, names) for key in item} if isinstance(item, Mapping) else {}
     images = {letter: item[key] for key, letter in letters.items() if letter and key not in ABOUT}
     if not images:
-        what = f"item {number} of the data contains no image of {' or '.join(names.values())}"
-        raise UserError(what, where="data", allowed=KINDS)
+        raise UserError(
+            f"item {number} of the data contains no image of {' or '.join(names.values())}",
+            where="data",
+            allowed=KINDS,
+        )
     return images
 
 
@@ -184,16 +192,21 @@ def _pixels(image: Any, called: str, domain: str) -> np.ndarray:
     array = _with_channels_first(np.asarray(image), len(contrast_names(domain)))
     is_image = array.ndim == 3 or (array.ndim == 4 and len(array) == 1)
     if array.dtype.kind not in "biuf" or not array.size or not is_image:
-        what = f"{called} has the shape {np.shape(image)} and values of the type {array.dtype}"
-        raise UserError(what, where="data", allowed=f"integers and floats, {SHAPES}")
+        raise UserError(
+            f"{called} has the shape {np.shape(image)} and values of the type {array.dtype}",
+            where="data",
+            allowed=f"integers and floats, {SHAPES}",
+        )
 
     if array.dtype.kind == "f" and array.dtype != np.float16:
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)
     if wrong := unusable_words(array):
-        what = f"{called} contains {wrong}"
-        remedy = "replace them, for example with np.nan_to_num(array, nan=0)"
-        raise UserError(what, where="data", remedy=remedy)
+        raise UserError(
+            f"{called} contains {wrong}",
+            where="data",
+            remedy="replace them, for example with np.nan_to_num(array, nan=0)",
+        )
     return array.astype(np.uint8 if array.dtype.kind == "b" else array.dtype.newbyteorder("="))
 
 

@@ -334,8 +334,9 @@ class Data(Study):
 
         unknown = {*classes_of(records, self.letters)} - {*self.classes} if table.labels else ()
         if unknown:
-            what = f"the run has no class '{min(unknown)}'"
-            raise UserError(what, where="--data", allowed=self.classes)
+            raise UserError(
+                f"the run has no class '{min(unknown)}'", where="--data", allowed=self.classes
+            )
 
         self.warnings = self._seen_in_training(records, trained_on)
         self.preparation = self._prepare(table, [*self.records, *records])
@@ -509,12 +510,12 @@ def classes_of(records: Sequence[Record], domains: Sequence[str]) -> tuple[str, 
     needed = [record for record in records if record.domain in domains]
     without = [record.key for record in needed if record.label is None]
     if without:
-        what = (
+        raise UserError(
             f"the class of {len(without)} of {count_noun(needed, 'image')} is not known. The first is"
-            f" '{without[0]}'"
+            f" '{without[0]}'",
+            where="data.labels",
+            remedy="put every image into a folder named after its class, or set data.labels = false",
         )
-        remedy = "put every image into a folder named after its class, or set data.labels = false"
-        raise UserError(what, where="data.labels", remedy=remedy)
     return tuple(sorted({record.label for record in needed if record.label is not None}))
 
 
@@ -558,12 +559,12 @@ def source_and_records(
     """The source, see `open_source`, and its records."""
     letters = domain_letters(table.domains)
     if set(method.reads) - set(letters):
-        what = (
+        raise UserError(
             f"this method needs {count_noun(len(method.reads), 'domain')}, but data.domains has"
-            f" {len(table.domains)}"
+            f" {len(table.domains)}",
+            where="data.domains",
+            remedy='set for example domains = ["T1", "T2"]',
         )
-        remedy = 'set for example domains = ["T1", "T2"]'
-        raise UserError(what, where="data.domains", remedy=remedy)
 
     try:
         if source is None or catalog is not None:
@@ -588,8 +589,9 @@ def source_and_records(
         allowed = {*patients_of(records)}
         for name in gone:
             if name not in allowed:
-                what = f"there is no patient '{name}'"
-                raise UserError(what, where="data.leave_out", allowed=sorted(allowed))
+                raise UserError(
+                    f"there is no patient '{name}'", where="data.leave_out", allowed=sorted(allowed)
+                )
         for each in file_sources(source):
             each.describe_without(gone)
     return source, [record for record in records if record.subject not in gone]
@@ -598,9 +600,11 @@ def source_and_records(
 def expect_image(source: str, dims: int, image: np.ndarray) -> None:
     """UserError where what a source reads is no image of these `dims`, channels first."""
     if image.ndim != dims + 1 or image.shape[-1] <= MAX_COLOURS < len(image):
-        what = f"the source '{source}' gives an image of the shape {image.shape}"
-        allowed = "(C, H, W), or of volumes (C, D, H, W)"
-        raise UserError(what, where="data.source", allowed=allowed)
+        raise UserError(
+            f"the source '{source}' gives an image of the shape {image.shape}",
+            where="data.source",
+            allowed="(C, H, W), or of volumes (C, D, H, W)",
+        )
 
 
 def _expect_channels(table: DataTable, contrasts: Sequence[str], image: np.ndarray) -> None:
@@ -609,20 +613,20 @@ def _expect_channels(table: DataTable, contrasts: Sequence[str], image: np.ndarr
     """
     expect_image(table.source.name, table.dims, image)
     if len(contrasts) not in (1, len(image)):
-        what = (
+        raise UserError(
             f"the domain '{'+'.join(contrasts)}' has {len(contrasts)} contrasts, but its"
-            f" images have {count_noun(image, 'channel')}"
+            f" images have {count_noun(image, 'channel')}",
+            where="data.domains",
+            remedy="use one folder for each patient, with one file for each contrast",
         )
-        remedy = "use one folder for each patient, with one file for each contrast"
-        raise UserError(what, where="data.domains", remedy=remedy)
     per_contrast = len(image) // len(contrasts)
     if table.channels not in (None, per_contrast):
-        what = (
+        raise UserError(
             f"data.channels is {table.channels}, but the source"
-            f" '{table.source.name}' gives images of {count_noun(image, 'channel')}"
+            f" '{table.source.name}' gives images of {count_noun(image, 'channel')}",
+            where="data.channels",
+            remedy=f"set data.channels = {per_contrast} for gray (1) or colour (3), or remove it",
         )
-        remedy = f"set data.channels = {per_contrast} for gray (1) or colour (3), or remove it"
-        raise UserError(what, where="data.channels", remedy=remedy)
 
 
 def expect_usable(table: DataTable, method: type[Method], records: list[Record]) -> None:
@@ -638,11 +642,12 @@ def expect_usable(table: DataTable, method: type[Method], records: list[Record])
         expect_pairs(needed, table.domains)
 
     if table.mask and not any(record.mask for record in needed):
-        remedy = (
-            "name the mask files with --set data.source.mask=seg, use a phantom with lesions, or"
-            " train without masks with --set data.mask=false"
+        raise UserError(
+            "no image has a lesion mask",
+            where="data.mask",
+            remedy="name the mask files with --set data.source.mask=seg, use a phantom with lesions, or"
+            " train without masks with --set data.mask=false",
         )
-        raise UserError("no image has a lesion mask", where="data.mask", remedy=remedy)
 
     refused = table.missing == "refuse"
     completes = method.paired and not method.hides  # what lacks would be its truth

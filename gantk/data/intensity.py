@@ -155,8 +155,11 @@ class Mapping(IntensityMapping):
                 allowed="[start, end] with start below end",
             )
         if self.per == "image":  # of an earlier version
-            what = 'per = "image", one mapping for each image, is not possible any more'
-            raise UserError(what, where="data.intensity.per", allowed=("set", "volume"))
+            raise UserError(
+                'per = "image", one mapping for each image, is not possible any more',
+                where="data.intensity.per",
+                allowed=("set", "volume"),
+            )
 
     def fit_from(self, measured: Sequence[list[float]]) -> None:
         """Set `fitted` from the figures of all training scans."""
@@ -260,8 +263,11 @@ class Window(Linear, name="window"):
     def __post_init__(self):
         super().__post_init__()
         if not self.low < self.high:
-            what = f"the window from {self.low:g} to {self.high:g} is empty"
-            raise UserError(what, where="data.intensity", allowed="low < high")
+            raise UserError(
+                f"the window from {self.low:g} to {self.high:g} is empty",
+                where="data.intensity",
+                allowed="low < high",
+            )
         self.fitted = [float(self.low), float(self.high)]
 
 
@@ -324,8 +330,11 @@ class Percentile(Learnt, name="percentile"):
     def __post_init__(self):
         super().__post_init__()
         if not 0 <= self.low < self.high <= 100:
-            what = f"the percentiles low = {self.low:g} and high = {self.high:g} are not valid"
-            raise UserError(what, where="data.intensity", allowed="0 <= low < high <= 100")
+            raise UserError(
+                f"the percentiles low = {self.low:g} and high = {self.high:g} are not valid",
+                where="data.intensity",
+                allowed="0 <= low < high <= 100",
+            )
 
     def ends_of(self, images: Sequence[np.ndarray]) -> tuple[float, float]:
         values = _values(images)
@@ -563,12 +572,12 @@ def _without_padding(values: np.ndarray, high: float) -> np.ndarray:
 
 def no_contrast(low: float, high: float) -> UserError:
     """The error for a domain whose training images are all constant."""
-    what = (
+    return UserError(
         "the training images of a domain have no contrast: their intensities are between"
-        f" {low:g} and {high:g}"
+        f" {low:g} and {high:g}",
+        where="data.intensity",
+        remedy="look at the images, or change low and high",
     )
-    remedy = "look at the images, or change low and high"
-    return UserError(what, where="data.intensity", remedy=remedy)
 
 
 def rises(low: float, high: float) -> bool:

@@ -73,15 +73,21 @@ class Loader:
             )
         self.taken += 1
         if not isinstance(found, Mapping):
-            what = f"a batch has the type {type(found).__name__}"
-            raise UserError(what, where="data", allowed="a dictionary of tensors")
+            raise UserError(
+                f"a batch has the type {type(found).__name__}",
+                where="data",
+                allowed="a dictionary of tensors",
+            )
 
         images = {letter_of(key, self.names): value for key, value in found.items()}
         batch = Batch({key: self._image(images.get(key), name) for key, name in self.names.items()})
         counts = {name: len(batch[key]) for key, name in self.names.items()}
         if len({*counts.values()}) > 1:
-            what = f"a batch has different numbers of images, {counts}"
-            raise UserError(what, where="data", allowed="as many images of each domain")
+            raise UserError(
+                f"a batch has different numbers of images, {counts}",
+                where="data",
+                allowed="as many images of each domain",
+            )
         return batch
 
     def _image(self, tensor: Any, name: str) -> Tensor:
@@ -113,9 +119,11 @@ class Loader:
                 found = "no images"
             elif not isfinite(whites):
                 found = "values that are not finite"
-            what = f"batch {self.taken} of the loader has {found} in '{self.names[key]}'"
-            remedy = f"scale the images: black is {black:g}, white is {white:g}"
-            raise UserError(what, where="data", remedy=remedy)
+            raise UserError(
+                f"batch {self.taken} of the loader has {found} in '{self.names[key]}'",
+                where="data",
+                remedy=f"scale the images: black is {black:g}, white is {white:g}",
+            )
         return images
 
     def items_to_store(self, paired: bool) -> list[dict[str, Any]]:
@@ -137,8 +145,11 @@ class Loader:
         before = mapping(changed.tables.get("data"))
         train = changed.tables.setdefault("train", {})
         if "steps" not in train and self.length is None:
-            what = "train.epochs needs a loader with a length"
-            raise UserError(what, where="train.epochs", remedy="set train.steps")
+            raise UserError(
+                "train.epochs needs a loader with a length",
+                where="train.epochs",
+                remedy="set train.steps",
+            )
 
         part = recipe.check().data.intensity
         units = part()

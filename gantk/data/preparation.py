@@ -306,12 +306,12 @@ def neighbouring_slices(
         record for record in records if record.position is None and sizes[stack_of(record)] > 1
     ]
     if unplaced:
-        what = (
+        raise UserError(
             f"neighbouring slices are needed, but the position of {len(unplaced)} of"
-            f" {count_noun(records, 'image')} is not known. The first is '{unplaced[0].key}'"
+            f" {count_noun(records, 'image')} is not known. The first is '{unplaced[0].key}'",
+            where="data.neighbours",
+            remedy="use volumes or numbered slices, or train with data.neighbours = 0",
         )
-        remedy = "use volumes or numbered slices, or train with data.neighbours = 0"
-        raise UserError(what, where="data.neighbours", remedy=remedy)
 
     heights: Counter[Hashable] = Counter()
     places = {}

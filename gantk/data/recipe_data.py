@@ -74,9 +74,11 @@ def with_test_data(
     """
     for setting in settings:
         if not setting.startswith(OF_READING):
-            what = f"'{setting.partition('=')[0]}' does not say how images are read"
-            allowed = "data.source.KEY, data.words.KEY, data.leave_out"
-            raise UserError(what, where="--set", allowed=allowed)
+            raise UserError(
+                f"'{setting.partition('=')[0]}' does not say how images are read",
+                where="--set",
+                allowed="data.source.KEY, data.words.KEY, data.leave_out",
+            )
     if layout:
         settings = with_setting(settings, "data.source.layout", layout)
     given = with_data(recipe, path)

@@ -21,8 +21,9 @@ from gantk.formats.image import Scan
 def expect_table(table: Path, overwrite: bool) -> None:
     """UserError where a table cannot be written there, or would replace one that was completed."""
     if table.suffix.lower() != ".csv":
-        allowed = "a file name that ends in .csv"
-        raise UserError(f"'{table}' is not a CSV file", where="--table", allowed=allowed)
+        raise UserError(
+            f"'{table}' is not a CSV file", where="--table", allowed="a file name that ends in .csv"
+        )
     expect_file(table, "--table", overwrite=overwrite)
 
 
@@ -83,8 +84,11 @@ def _rows_in_use(usage: Study, pairs: Mapping[RecordId, str]) -> list[Row]:
     rows = {}
     for record in usage.records:
         if record.file is None:
-            what = f"the source '{usage.table.source.name}' reads parts of files as images"
-            raise UserError(what, where="--table", allowed="one file, or series, for each image")
+            raise UserError(
+                f"the source '{usage.table.source.name}' reads parts of files as images",
+                where="--table",
+                allowed="one file, or series, for each image",
+            )
         row = record.file.row
         plane = record.key.removeprefix(record.scan_key) if record.scan_key else ""
         name = "" if plane else pairs.get(record.id, "")

@@ -34,8 +34,10 @@ class Aligned(FileSource):
     def __post_init__(self):
         if len(self.domains) != 2 or self.dims != 2:
             has = f"dims = {self.dims} and {count_noun(self.domains, 'domain')}"
-            what = f"the source 'aligned' needs dims = 2 and two domains, but the recipe has {has}"
-            raise UserError(what, where="data.source")
+            raise UserError(
+                f"the source 'aligned' needs dims = 2 and two domains, but the recipe has {has}",
+                where="data.source",
+            )
         super().__post_init__()
         self.names = {"image": ""}
 
@@ -88,6 +90,8 @@ class Aligned(FileSource):
         pixels = whole.read()
         width = pixels.shape[-1]
         if width % 2:
-            what = f"'{whole.path}' is {width} pixels wide, so it has no two equal halves"
-            raise UserError(what, allowed="two images of the same width side by side")
+            raise UserError(
+                f"'{whole.path}' is {width} pixels wide, so it has no two equal halves",
+                allowed="two images of the same width side by side",
+            )
         return np.ascontiguousarray(np.split(pixels, 2, axis=-1)[side])

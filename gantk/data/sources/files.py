@@ -119,8 +119,9 @@ class Files(VolumeSource):
         whole = Reading(" | ".join(lines.values()), left_out=dict.fromkeys(file_of, OTHER_FORM))
         for contrast in self.wanted:
             if contrast not in lines:
-                what = f"there is no line for {contrast}"
-                raise UserError(what, where="data.source.layout", allowed=[*lines])
+                raise UserError(
+                    f"there is no line for {contrast}", where="data.source.layout", allowed=[*lines]
+                )
             found = read_by(lines[contrast], [*file_of], [contrast], self.contrast_words)
             for row in found.rows:
                 row.contrast = contrast
@@ -161,8 +162,11 @@ class Files(VolumeSource):
         return Catalog([*catalog, *others], layout=words, in_words=in_words)
 
     def _in_both(self, name: str) -> UserError:
-        what = f"'{name}' belongs to both domains, {' and '.join(self.domains)}"
-        return UserError(what, where="data.source", remedy="make these lines more specific")
+        return UserError(
+            f"'{name}' belongs to both domains, {' and '.join(self.domains)}",
+            where="data.source",
+            remedy="make these lines more specific",
+        )
 
     def _files_at(self, contrast: str, text: str, images: Sequence[Path]) -> list[Path]:
         """The images in a folder, that a glob matches, or for "" those whose names say the contrast;
@@ -182,8 +186,11 @@ class Files(VolumeSource):
                 paths = {*self.root.glob(pattern)}
         matched = [image for image in images if image in paths]
         if not matched:
-            where = f"data.source.{self.option_of(contrast)}"
-            raise NothingFound(f"no images match '{folder}'", where=where, allowed=io.readable())
+            raise NothingFound(
+                f"no images match '{folder}'",
+                where=f"data.source.{self.option_of(contrast)}",
+                allowed=io.readable(),
+            )
         return matched
 
     def nameless(self) -> str:

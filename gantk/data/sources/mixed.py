@@ -30,11 +30,11 @@ class Mixed(ImageSource):
     ):
         if len(sources) < 2:
             count = "one" if sources else "none"
-            what = (
-                f"the source 'mixed' joins two or more sources, but data.source.sources has {count}"
+            raise UserError(
+                f"the source 'mixed' joins two or more sources, but data.source.sources has {count}",
+                where="data.source.sources",
+                remedy='set for example sources = [{ name = "files", path = "scans" }, "phantom"]',
             )
-            remedy = 'set for example sources = [{ name = "files", path = "scans" }, "phantom"]'
-            raise UserError(what, where="data.source.sources", remedy=remedy)
 
         self.parts = [make(domains, dims, size) for make in sources]
 

@@ -116,9 +116,11 @@ class Reader:
 
         low, high = shares
         if not 0 <= low < high <= 1:
-            what = f"planes = {list(shares)} is not a valid part of a volume"
-            allowed = "[start, end] with 0 <= start < end <= 1"
-            raise UserError(what, where="data.source.planes", allowed=allowed)
+            raise UserError(
+                f"planes = {list(shares)} is not a valid part of a volume",
+                where="data.source.planes",
+                allowed="[start, end] with 0 <= start < end <= 1",
+            )
 
         count = self.view.sides(image.pixels.shape[1:], image.spacing)[0]
         return tuple(range(int(low * count), max(int(high * count), int(low * count) + 1)))
@@ -172,9 +174,8 @@ class Reader:
         pixels = in_channels(pixels, self.channels)
         channels, first = self._first.setdefault(row.letter, (len(pixels), row.scan.path))
         if len(pixels) != channels:
-            what = f"'{row.scan.path}' has {count_noun(pixels, 'channel')}, but '{first}' has {channels}"
             raise UserError(
-                what,
+                f"'{row.scan.path}' has {count_noun(pixels, 'channel')}, but '{first}' has {channels}",
                 where="data.source",
                 remedy="set data.channels = 1 (gray) or 3 (colour)",
             )

@@ -114,13 +114,10 @@ class FileSource(_Defaults):
     def __post_init__(self):
         kind = type(self).__name__.lower()
         if not self.path:
-            remedy = (
-                f'use --data PATH, or set for example source = {{ name = "{kind}", path = "data" }}'
-            )
             raise UserError(
                 f"the source '{kind}' has no path to its images",
                 where="data.source.path",
-                remedy=remedy,
+                remedy=f'use --data PATH, or set for example source = {{ name = "{kind}", path = "data" }}',
             )
 
         self.root = Path(self.path)
@@ -182,8 +179,11 @@ class FileSource(_Defaults):
                 continue
             words = contrast_names(text) if len(contrasts) > 1 else (text,)
             if len(words) != len(contrasts):
-                what = f"'{text}' does not name {len(contrasts)} contrasts"
-                raise UserError(what, where=f"data.source.{option}", allowed="words joined by +")
+                raise UserError(
+                    f"'{text}' does not name {len(contrasts)} contrasts",
+                    where=f"data.source.{option}",
+                    allowed="words joined by +",
+                )
             found |= zip(contrasts, words, strict=True)
         return found
 
@@ -233,15 +233,13 @@ class FileSource(_Defaults):
         """The only image of a contrast of a case; UserError for two."""
         row, *others = case.rows[contrast]
         if others:
-            what = (
+            raise UserError(
                 f"'{row.path.parent}' contains two files of {contrast}: '{row.path.name}' and"
-                f" '{others[0].path.name}'"
+                f" '{others[0].path.name}'",
+                where="data.source.path",
+                remedy="remove one of them or, if one is a mask, set data.source.mask to a word of its"
+                f" name. {FILL_IN_TABLE}",
             )
-            remedy = (
-                "remove one of them or, if one is a mask, set data.source.mask to a word of its"
-                f" name. {FILL_IN_TABLE}"
-            )
-            raise UserError(what, where="data.source.path", remedy=remedy)
         return row
 
     def _expect_one_grid(self, rows: Sequence[Row]) -> None:
@@ -249,12 +247,12 @@ class FileSource(_Defaults):
         first, *others = rows
         for row in others:
             if differs := io.grids_differ(first.outline, row.outline):
-                what = (
+                raise UserError(
                     f"'{first.path}' and '{row.path}' are of one patient, but on different voxel grids:"
-                    f" {differs}"
+                    f" {differs}",
+                    where="data.source.path",
+                    remedy="first register and resample the files of each patient onto one grid",
                 )
-                remedy = "first register and resample the files of each patient onto one grid"
-                raise UserError(what, where="data.source.path", remedy=remedy)
 
     def row_of(self, letter: str, row: Row) -> Row:
         """A row of the catalog as an image of a domain."""

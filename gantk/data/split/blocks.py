@@ -125,7 +125,9 @@ def _runs(count: int, shares: dict[str, float], table: SplitTable) -> list[str]:
 def too_few(what: str, shares: dict[str, float], allowed: str) -> UserError:
     """The error for too few units, or slices, for these shares."""
     asked = " and ".join(f"{name} = {share:g}" for name, share in shares.items() if share)
-    remedy = "set a share to 0, change data.split.by, lower data.split.gap, or add data"
     return UserError(
-        f"too few for {asked}: {what}", where="data.split", allowed=allowed, remedy=remedy
+        f"too few for {asked}: {what}",
+        where="data.split",
+        allowed=allowed,
+        remedy="set a share to 0, change data.split.by, lower data.split.gap, or add data",
     )

@@ -54,15 +54,13 @@ def check_leakage(
         leaks += _copies_on_two_sides(records, sides, known, preparation)
 
     if leaks:
-        what = (
+        raise LeakageError(
             "the sets of the split share patients or images, so scores would be too good:"
-            f" {join_first(leaks, '; ', MAX_LISTED_LEAKS)}"
+            f" {join_first(leaks, '; ', MAX_LISTED_LEAKS)}",
+            where="data.split",
+            remedy="remove the copies, or give each person one name; --allow-leakage trains anyway (the run"
+            " records this)",
         )
-        remedy = (
-            "remove the copies, or give each person one name; --allow-leakage trains anyway (the run"
-            " records this)"
-        )
-        raise LeakageError(what, where="data.split", remedy=remedy)
 
     if not same_patient:
         _expect_one_domain_each(splits["train"])
@@ -103,15 +101,13 @@ def _expect_one_domain_each(records: Sequence[Record]) -> None:
     both = sorted(repr(patient) for patient, own in domains.items() if patient and len(own) > 1)
     # one patient alone cannot give one domain only
     if both and len(domains) > 1:
-        what = (
+        raise LeakageError(
             "patients have training images in both domains, which does not occur in an unpaired"
-            f" study: {join_first(both, most=MAX_LISTED_LEAKS)}"
+            f" study: {join_first(both, most=MAX_LISTED_LEAKS)}",
+            where="data.same_patient",
+            remedy="set data.unpair = true to train on one domain of each patient, or"
+            " data.same_patient = true to train on both",
         )
-        remedy = (
-            "set data.unpair = true to train on one domain of each patient, or"
-            " data.same_patient = true to train on both"
-        )
-        raise LeakageError(what, where="data.same_patient", remedy=remedy)
 
 
 def _on_two_sides(word: str, entries: Iterable[tuple[str, str, str]]) -> list[str]:

@@ -141,12 +141,12 @@ def _expect_unchanged(
     if changed:
         problems.append(f"{describe_images(changed)} changed")
     if problems:
-        remedy = (
-            "restore the images or, if they were moved, set data.source.path in the run's"
-            " recipe.toml to their new folder"
+        raise UserError(
+            f"the images differ from those of the run: {' and '.join(problems)}",
+            where="split.json",
+            remedy="restore the images or, if they were moved, set data.source.path in the run's"
+            " recipe.toml to their new folder",
         )
-        what = f"the images differ from those of the run: {' and '.join(problems)}"
-        raise UserError(what, where="split.json", remedy=remedy)
 
 
 def describe_images(keys: Iterable[str]) -> str:

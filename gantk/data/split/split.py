@@ -83,11 +83,12 @@ def split_records(
     runs.
     """
     if table.test + table.validation >= 1:
-        what = (
+        raise UserError(
             f"test = {table.test:g} and validation = {table.validation:g} leave no images for"
-            " training"
+            " training",
+            where="data.split",
+            allowed="shares of 0 or more with a sum below 1",
         )
-        raise UserError(what, where="data.split", allowed="shares of 0 or more with a sum below 1")
 
     made = {"seed": table.seed}
     known = {} if fingerprints is None else fingerprints
@@ -111,8 +112,11 @@ def _as_named(records: Sequence[Record]) -> tuple[Splits, str]:
     origin = "the folders or the table"
     sets = _sets_of([record.split or "train" for record in records], records)
     if not sets["train"]:
-        what = f"the split given by {origin} has no training images"
-        raise UserError(what, where="data.source", allowed="a folder or rows for train")
+        raise UserError(
+            f"the split given by {origin} has no training images",
+            where="data.source",
+            allowed="a folder or rows for train",
+        )
 
     held_out = [name for name in SETS[1:] if sets[name]]
     how = f"{' and '.join(held_out or ['train'])} given by {origin}: {_counts(sets)}"
@@ -220,12 +224,12 @@ def _expect_every_domain(
     for name in SETS:
         missing = domains - {record.domain for record in sets[name]}
         if missing and shares.get(name, 1):
-            what = f"no image of domain {', '.join(sorted(missing))} is left for the {name} set"
-            remedy = (
-                "add data, set that share to 0, lower data.split.folds or data.split.gap, or"
-                f" {USE_BLOCKS}"
+            raise UserError(
+                f"no image of domain {', '.join(sorted(missing))} is left for the {name} set",
+                where="data.split",
+                remedy="add data, set that share to 0, lower data.split.folds or data.split.gap, or"
+                f" {USE_BLOCKS}",
             )
-            raise UserError(what, where="data.split", remedy=remedy)
 
 
 def _description(
@@ -273,8 +277,11 @@ def _resolve_unit(records: Sequence[Record], table: SplitTable) -> By:
             return "block" if placed else "image"
 
     if table.folds and by == "block":
-        what = f"folds = {table.folds} needs by = 'patient' or 'image', but by is 'block'"
-        raise UserError(what, where="data.split", remedy="set folds = 0, or by = 'patient'")
+        raise UserError(
+            f"folds = {table.folds} needs by = 'patient' or 'image', but by is 'block'",
+            where="data.split",
+            remedy="set folds = 0, or by = 'patient'",
+        )
 
     lacking = []
     if by == "patient":
@@ -300,8 +307,12 @@ def _resolve_unit(records: Sequence[Record], table: SplitTable) -> By:
             " without a test"
         )
         otherwise = USE_BLOCKS if placed else "add patients"
-        remedy = f"if there are more patients, {NAME_PATIENTS}. Otherwise {otherwise}"
-        raise UserError(what, where="data.split.by", allowed=allowed, remedy=remedy)
+        raise UserError(
+            what,
+            where="data.split.by",
+            allowed=allowed,
+            remedy=f"if there are more patients, {NAME_PATIENTS}. Otherwise {otherwise}",
+        )
     return by
 
 
@@ -403,9 +414,11 @@ def _in_fold(
     count = sum(map(len, kinds))
     rng = np.random.default_rng(table.seed)
     if not 2 <= folds <= count:
-        what = f"{count} {by}s cannot be divided into {folds} folds"
-        allowed = f"2 to {max(2, count)}, or 0 to use shares"
-        raise UserError(what, where="data.split.folds", allowed=allowed)
+        raise UserError(
+            f"{count} {by}s cannot be divided into {folds} folds",
+            where="data.split.folds",
+            allowed=f"2 to {max(2, count)}, or 0 to use shares",
+        )
 
     if table.fold >= folds:
         raise UserError(
