@@ -397,12 +397,20 @@ def _without_partner(study: Study) -> Iterator[Problem]:
         return
     apart = on_other_grids(study.records)
     if apart:
-        what = "these images have a partner, but on another grid:"
-        yield problem("pairs", what, _scan_names(apart), remedy_of_grids(apart[0]))
+        yield problem(
+            "pairs",
+            "these images have a partner, but on another grid:",
+            _scan_names(apart),
+            remedy_of_grids(apart[0]),
+        )
     names = _scan_names(record for record in alone if record not in apart)
     if names:
-        what = "these images have no partner in the other domain and are left out:"
-        yield problem("pairs", what, names, "complete the pairs, or remove these images")
+        yield problem(
+            "pairs",
+            "these images have no partner in the other domain and are left out:",
+            names,
+            "complete the pairs, or remove these images",
+        )
 
 
 def _scan_names(records: Iterable[Record]) -> list[str]:

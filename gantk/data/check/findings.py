@@ -233,8 +233,12 @@ def _remarks(items: Iterable[Inspected]) -> Iterator[Problem]:
         for told in dict.fromkeys(item.remarks):
             names_of[told].append(item.name)
     for (remark, is_doubt), names in names_of.items():
-        what = f"{join_first([repr(name) for name in names])}: {remark}"
-        yield problem("remark", what, names, severity="warning" if is_doubt else None)
+        yield problem(
+            "remark",
+            f"{join_first([repr(name) for name in names])}: {remark}",
+            names,
+            severity="warning" if is_doubt else None,
+        )
 
 
 # --- images that differ from the others of their domain
@@ -292,8 +296,11 @@ def _outliers(items: Sequence[Inspected], of: str) -> Iterator[Problem]:
         if 0 < is_far.mean() <= MAX_OUTLIER_SHARE:
             odd = [names[number] for number in np.flatnonzero(is_far)]
             first, median = (in_words(rule, each) for each in (known[odd[0]], usual))
-            what = f"these images{of} have an unusual {rule.name} (first {first}, median {median}):"
-            yield problem(kind, what, odd)
+            yield problem(
+                kind,
+                f"these images{of} have an unusual {rule.name} (first {first}, median {median}):",
+                odd,
+            )
 
 
 def _one_range_for_several_scales(items: Sequence[Inspected], study: Study) -> Iterator[Problem]:
@@ -393,14 +400,14 @@ def _people_of_two_names(items: Iterable[Inspected]) -> Iterator[Problem]:
     groups = people_of_two_names(dict.fromkeys(item.patient for item in items if item.patient))
     if groups:
         shown = join_first([" = ".join(map(repr, names[:3])) for names in groups], "; ")
-        what = (
+        yield problem(
+            "patients",
             f"these patients seem to have two names: {shown}. One person may then be in training and"
-            " test, and scores too good"
+            " test, and scores too good",
+            remedy="give each person one name, by files or a table, or use --set"
+            " data.source.patient=REGEX",
+            severity="warning",
         )
-        remedy = (
-            "give each person one name, by files or a table, or use --set data.source.patient=REGEX"
-        )
-        yield problem("patients", what, (), remedy, "warning")
 
 
 def _exact_copies(items: Iterable[Inspected]) -> Iterator[Problem]:

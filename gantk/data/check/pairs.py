@@ -351,15 +351,13 @@ def pairs_that_do_not_fit(fit: Fit | None, tested: Collection[str]) -> Iterator[
     learn = "Paired methods learn from them, and scores are computed from them"
     if not fit.good_on_the_whole and fit.likeness is not None:
         first = join_first([*fit.doubted])
-        what = (
+        yield problem(
+            "pairs",
             f"the pairs may show different patients or be badly aligned: {fit}. {learn}"
-            f"{f'. Look first at {first}' if first else ''}"
+            f"{f'. Look first at {first}' if first else ''}",
+            remedy="correct them (a picture of two images has these side by side), or use an unpaired"
+            " method, and set data.source.pairs=none",
         )
-        remedy = (
-            "correct them (a picture of two images has these side by side), or use an unpaired"
-            " method, and set data.source.pairs=none"
-        )
-        yield problem("pairs", what, (), remedy)
         return
 
     if fit.misfits:
@@ -377,5 +375,8 @@ def pairs_that_do_not_fit(fit: Fit | None, tested: Collection[str]) -> Iterator[
     for why, words in DOUBTS.items():
         names = sorted(name for name, doubt in fit.doubted.items() if doubt == why)
         if names:
-            what = f"the partners of these pairs may be {words} ({len(names)} of {fit.doubted_of}):"
-            yield problem("pairs", what, names)
+            yield problem(
+                "pairs",
+                f"the partners of these pairs may be {words} ({len(names)} of {fit.doubted_of}):",
+                names,
+            )
