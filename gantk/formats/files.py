@@ -333,7 +333,7 @@ def expect_writable(paths: Iterable[Path], overwrite: bool = False) -> None:
     """UserError where images written to these paths, files or folders of series, would replace what
     gantk did not write; see `gantk.files.expect_replaceable`.
     """
-    replaced: list[Path] = []
+    replaced = []
     for path in paths:
         if suffix_of(path) in formats() or path.is_file():  # a JSON file beside an image too
             replaced.append(path)

@@ -29,6 +29,7 @@ LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 # that the allocator keeps (from 32 MiB on, every array is new pages)
 SLAB = 2**17
 Shape = tuple[int, ...]  # of pixels (D, H, W) or (H, W), or of the voxels (i, j, k) of a file
+SLACK_BYTES = 2**20  # bytes of a stream that are read beyond the last volume
 UNUSABLE = "NaN, infinite or too large (above 1e15)"  # values that cannot be computed with
 
 
@@ -470,6 +471,32 @@ def slabs(sides: Shape) -> list[slice]:
     """Slices of the first axis with a few planes (rows of a picture) each."""
     count = max(1, SLAB // int(np.prod(sides[1:])))
     return [slice(first, min(first + count, sides[0])) for first in range(0, sides[0], count)]
+
+
+def as_integers(
+    voxels: np.ndarray, dtype: np.dtype | None, slope: float = 1.0, inter: float = 0.0
+) -> np.ndarray | None:
+    """The values (i, j, k) as stored integers of the source's type; None where one is not on
+    their grid.
+    """
+    if dtype is None or not np.issubdtype(dtype, np.integer):
+        return None
+
+    limits = np.iinfo(dtype)
+    step = abs(slope)
+    peak = max(abs(float(voxels.min())), abs(float(voxels.max())))
+    near = min(max(1e-3 * step, 5e-7 * peak), 0.05 * step)
+    stored = np.empty(voxels.shape, np.dtype(dtype).newbyteorder("="), order="F")
+    for k in range(voxels.shape[2]):
+        values = voxels[:, :, k].astype(np.float64)
+        whole = np.rint((values - inter) / slope)
+        back = whole * slope + inter
+        exact = (np.abs(back - values) <= near) | (back.astype(np.float32) == voxels[:, :, k])
+        if not exact.all() or whole.min() < limits.min or whole.max() >= float(limits.max) + 1:
+            return None
+        stored[:, :, k] = whole
+
+    return stored
 
 
 def nifti_of_levels(volume: np.ndarray, affine: np.ndarray, thin: int) -> bytes:

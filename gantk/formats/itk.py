@@ -8,7 +8,7 @@ ignore units and intensity scales: such headers are refused here first. What is 
 voxels as text) is refused too: the error names the conversion.
 A file of two axes is a picture. A fourth axis, and several values per voxel, are refused. Files are
 written on the source's grid, compressed if the source was, as integers if all values are whole
-numbers (`gantk.formats.voxels`), and without the source's remarks, which may name a patient.
+numbers (`as_integers`), and without the source's remarks, which may name a patient.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -26,10 +27,12 @@ from gantk.errors import UserError, one_line
 from gantk.files import ANY_SIZE, regular_file
 from gantk.formats.budget import Broken, expect_held, reading, spend
 from gantk.formats.image import (
+    SLACK_BYTES,
     UPRIGHT,
     Format,
     Image,
     Shape,
+    as_integers,
     expect_grid,
     in_file_order,
     label_of,
@@ -38,7 +41,6 @@ from gantk.formats.image import (
     upright_sides,
     zeros,
 )
-from gantk.formats.voxels import SLACK_BYTES, as_integers, name_for_itk, simpleitk
 
 # Fields, in lower case and without blanks, that would change what values or positions mean, and the
 # values that change nothing.
@@ -358,3 +360,17 @@ def _voxel_file(path: Path, name: str) -> Path:
     if not voxels.is_file():
         raise Broken(f"its second file{shown} does not exist")
     return voxels
+
+
+def simpleitk() -> ModuleType:
+    """SimpleITK, which prints no warnings; imported late because it takes a third of a second."""
+    import SimpleITK
+
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    return SimpleITK
+
+
+def name_for_itk(path: Path) -> str:
+    """A path for SimpleITK, which ends the process where a name is not UTF-8: UnicodeEncodeError."""
+    str(path).encode()
+    return str(path)

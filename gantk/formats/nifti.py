@@ -3,7 +3,7 @@
 Reading: either byte order, integers and floats of any width, the header's scale applied in float64.
 Pixels are float32, so whole numbers beyond 16,777,216 are rounded to its 24 bits. Writing: on the
 grid, in the units and with the codes of the source; integers where the source held integers and the
-values are still on their grid (`gantk.formats.voxels`), with the source's slope and intercept, else
+values are still on their grid (`as_integers`), with the source's slope and intercept, else
 float32. Texts and extensions of the source's header are left out.
 """
 
@@ -23,9 +23,11 @@ from gantk.files import ANY_SIZE, regular_file
 from gantk.formats.budget import expect_held, spend
 from gantk.formats.files import chosen_volume
 from gantk.formats.image import (
+    SLACK_BYTES,
     UPRIGHT,
     Format,
     Image,
+    as_integers,
     expect_grid,
     in_file_order,
     label_of,
@@ -34,7 +36,6 @@ from gantk.formats.image import (
     upright_sides,
     zeros,
 )
-from gantk.formats.voxels import SLACK_BYTES, as_integers
 
 DESCRIP_BYTES = 79  # of NIfTI's `descrip`, without the byte that ends it
 # hides what nibabel repairs in a header

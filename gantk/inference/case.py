@@ -17,7 +17,7 @@ from gantk.data.preparation import Record
 from gantk.errors import UserError, did_you_mean
 from gantk.formats.image import Image
 from gantk.inference.frame import TranslateOptions
-from gantk.inference.notes import Checks, Note, check_result
+from gantk.inference.notes import Checks, check_result
 from gantk.prepare.grid import resample_onto
 
 T = TypeVar("T")
@@ -51,7 +51,7 @@ class Case:
             raise UserError(what, where="INPUT", remedy=remedy)
 
         self.checks = {}
-        self.notes: list[Note] = []
+        self.notes = []
         prepared = {}
         for name, image in images.items():
             # nothing that completes a patient is made of itself

@@ -157,17 +157,16 @@ def jobs_of_images(catalog: Catalog, root: Path, contrast: str) -> list[Job]:
     contrast translates.
     """
     rows = rows_of_one(catalog, contrast)
+    scans = [row.scan_below(root) for row in rows]
     if any(row.line for row in rows):  # of a table, whose files may lie elsewhere
         places = [Path(os.path.abspath(row.scan.path)) for row in rows]
         above = Path(os.path.abspath(root))
         if not all(place.is_relative_to(above) for place in places):
             above = Path(os.path.commonpath([place.parent for place in places]))
         scans = [
-            replace(row.scan_below(root), name=place.relative_to(above).as_posix())
-            for row, place in zip(rows, places, strict=True)
+            replace(scan, name=place.relative_to(above).as_posix())
+            for scan, place in zip(scans, places, strict=True)
         ]
-    else:
-        scans = [row.scan_below(root) for row in rows]
     return [Job(scan.name, {contrast: [scan]}) for scan in dict.fromkeys(scans)]
 
 

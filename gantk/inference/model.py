@@ -210,7 +210,7 @@ class Model:
         stated = [each for each in possible if each != targets.keys()]
         source = only(frozenset().union(*stated), usual)
         target = targets[source]
-        notes: list[Note] = []
+        notes = []
         if source != usual:
             line = f"header or name say {source}, so the model makes {target}; `to` chooses another"
             notes.append(("note", line))
@@ -392,7 +392,7 @@ class Model:
         network = self.network_of(letter, options)
         pipeline = self.pipelines[letter]
         made, own_scale = pipeline.results(image, network, options.variants or 1, pixels)
-        notes: list[Note] = []
+        notes = []
         if frame.fit == "crop" and isinstance(network, AnySize) and pixels is None:
             sides = pipeline.grid_of(image).sides(image.pixels.shape[1:], image.spacing)
             window = network.window(sides[-frame.dims :])

@@ -129,7 +129,7 @@ def check_input(
     doubts = [line for line, is_far in found if is_far]
     near = [line for line, is_far in found if not is_far]
 
-    notes: list[Note] = []
+    notes = []
     if trained_on:
         seen = "patient" if image.facts.get("patient") else "image"
         line = (
@@ -272,7 +272,7 @@ def _of_other_contrast(
 def _outside_of_training(image: Image, frame: Frame) -> Iterator[Finding]:
     """In what an image is outside the ranges of the training images; and whether far."""
     ranges = dict(frame.values.get("source", {}).get("traits", {}))
-    unseen: set[str] = set()
+    unseen = set()
     if frame.spacing:
         unseen.add("spacing")  # finer pixels are resampled
         if image.is_array:
@@ -339,7 +339,7 @@ def _has_slices_last(image: Image) -> bool:
 
 def check_result(image: Image, made: Image, pipeline: Pipeline, frame: Frame) -> list[Note]:
     """The notes and warnings about the translation of an image; some pixels of both are compared."""
-    notes: list[Note] = []
+    notes = []
     traits = frame.values.get("source", {}).get("traits", {})
     of_slices = "aspect ratio" in traits or len(traits.get("spacing", [()])[0]) == 2
     as_in_training = of_slices and pipeline.source.per != "set"

@@ -27,7 +27,7 @@ from gantk.formats.image import (
 from gantk.formats.nifti import description_of
 from gantk.inference.case import Case, by_contrast, contrasts_to_make
 from gantk.inference.frame import Frame, TranslateOptions
-from gantk.inference.notes import Note, warn
+from gantk.inference.notes import warn
 
 # converts a result to the type of the object that was given, on its grid
 Back = Callable[[Image], Any]
@@ -44,7 +44,7 @@ def translate_object(model: Any, given: Any, to: str | None, options: TranslateO
 
     frame = model.frame(to)
     targets = frame.targets
-    notes: list[Note] = []
+    notes = []
     if isinstance(given, Mapping):
         adapted = _contrasts_as_images(given, frame)
         if frame.completes:

@@ -96,8 +96,7 @@ class AnySize:
     def sides(self) -> Sides | None:
         """The sides that the network accepts; None: only those of the training images."""
         if "sides" not in self.known:
-            found = accepted_sides(self.network, self.channels, len(self.size))
-            self.known["sides"] = found
+            self.known["sides"] = accepted_sides(self.network, self.channels, len(self.size))
         return self.known["sides"]
 
     @property

@@ -82,7 +82,7 @@ def write_report(run: str | Path, *, renewed_after: float | None = None) -> Path
     reloads itself.
     """
     record = RunRecord(run)
-    sections: list[ReportSection] = []
+    sections = []
     for found in load().hook.gantk_report_section(record=record):
         sections += [each for each in (found if isinstance(found, list) else [found]) if each]
     live = None

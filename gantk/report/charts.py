@@ -70,7 +70,7 @@ class Chart:
                 float(f"{value:.5g}") if math.isfinite(value) else None for value in row.tolist()
             ]
             known = [value for value in values if value is not None]
-            last = number(known[-1] if known else None) if latest else ""
+            last = number(known[-1]) if latest else ""
             self.curves.append(Curve(name, values, last, self._path(row), order.index(name)))
 
     def _path(self, row: np.ndarray) -> str:

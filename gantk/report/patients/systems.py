@@ -94,9 +94,9 @@ class System:
     def is_halved(self) -> bool:
         """Whether each known patient of its training gave one contrast only, as unpaired methods need."""
         run = self.runs[0]
-        images = [image for image in getattr(run.sets, "train", ()) if image.subject]
-        patients = {image.subject for image in images}
-        contrasts = {(image.subject, image.domain) for image in images}
+        images = getattr(run.sets, "train", ())
+        contrasts = {(image.subject, image.domain) for image in images if image.subject}
+        patients = {patient for patient, _ in contrasts}
         return len(run.domains) > 1 and 0 < len(contrasts) == len(patients)
 
     @property
