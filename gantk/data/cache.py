@@ -111,16 +111,16 @@ class Cache:
             # not synced, which is slow: a damaged entry is made again
             write_file(path, [file.getbuffer()], private=True, durable=False)
         except OSError as error:
-            warned = self.full
-            self.full = True
-            if not warned:
-                what = (
+            if not self.full:
+                self.full = True
+                warnings.warn(
                     f"the cache '{self.folder}' cannot store more images: {one_line(error)}."
                     " Training is slower, because images are decoded again in every epoch. Set"
                     " GANTK_CACHE to another folder, increase GANTK_CACHE_GIB, or set data.cache ="
-                    " false"
+                    " false",
+                    RuntimeWarning,
+                    stacklevel=2,
                 )
-                warnings.warn(what, RuntimeWarning, stacklevel=2)
 
     def _make_room(self, needed: int) -> None:
         """Reserve `needed` bytes, removing the least recently used entries; OSError where there is

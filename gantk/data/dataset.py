@@ -111,6 +111,13 @@ class Study:
         """The domains of label maps, whose values must not be mixed."""
         return [each for each in self.letters if self.intensity_part(each).target.nearest]
 
+    @property
+    def pairs_by_names(self) -> bool:
+        """Whether nothing but names of pictures suggests who is in both domains, so that all images
+        are used.
+        """
+        return self.table.unpair == "auto" and self.source.pairs_by == "names"
+
     def images_in_words(self, records: Sequence[Record]) -> str:
         """`CT: 110 images of 6 patients; T1: 2 volumes (90 slices from 25 to 75 % of each), patients
         unknown`: images of the source, by domain.
@@ -145,9 +152,8 @@ class Study:
     def consequences(self) -> list[str]:
         """What the split and the choice of training images mean for the scores, in sentences."""
         lines = consequences(self.splits.with_training(self.training), self.fingerprints)
-        chosen = self.method.paired or len(self.letters) == 1 or self.table.unpair != "auto"
-        are_used = chosen or self.guessed or unpairs(self.table, self.source)
-        if not are_used and complete_pairs(self.records):
+        is_unpaired = not (self.method.paired or self.guessed)
+        if is_unpaired and self.pairs_by_names and complete_pairs(self.records):
             lines.append(
                 f"all images of {' and '.join(self.names.values())} are used. Pairs are known by"
                 " their file names: where these are right, images may have their true partners, and"
@@ -160,12 +166,10 @@ class Study:
         """The error for leaks between the sets of the split, or the domains of an unpaired study;
         None without any.
         """
-        # unless the table says so, names alone do not refuse who gives images of both domains
-        by_names = self.table.unpair == "auto" and self.source.pairs_by == "names"
         try:
             check_leakage(
                 self.splits.with_training(self.training),
-                same_patient=self.method.paired or self.table.same_patient or by_names,
+                same_patient=self.method.paired or self.table.same_patient or self.pairs_by_names,
                 # drawn heads are alike without being copies
                 pixels=not self.source.drawn,
                 fingerprints=self.fingerprints,
@@ -667,13 +671,6 @@ def expect_usable(table: DataTable, method: type[Method], records: list[Record])
         raise UserError(what, where="data.missing", remedy=remedy)
 
 
-def unpairs(table: DataTable, source: ImageSource) -> bool:
-    """Whether unpaired training uses one domain of each patient."""
-    if table.unpair == "auto":
-        return source.pairs_by != "names"
-    return table.unpair
-
-
 def training_of(
     table: DataTable, method: type[Method], source: Any, records: list[Record]
 ) -> list[Record]:
@@ -685,7 +682,8 @@ def training_of(
         complete = complete_pairs(records)
         paired = (record for record in records if record.pair in complete)
         return sorted(paired, key=lambda record: (record.domain, record.pair))
-    if not unpairs(table, source):
+    uses_all = source.pairs_by == "names" if table.unpair == "auto" else not table.unpair
+    if uses_all:
         return records
     others = people_of_other_kinds(records, table.spacing is not None)
     kept = [each for each in records if each.subject not in others]

@@ -206,8 +206,15 @@ def _examine_unused(found: Examination, error: UserError, severity: str | None) 
         found.items = [inspect(row.scan_below(found.path)) for row in rows]
         found.problems += unreadable_images(found.items)
     if not any(error.what in each.what for each in found.problems):
-        what = f"these images cannot be used for training: {error.what}"
-        found.problems.append(problem("source", what, (), error.remedy, severity))
+        found.problems.append(
+            problem(
+                "source",
+                f"these images cannot be used for training: {error.what}",
+                (),
+                error.remedy,
+                severity,
+            )
+        )
 
 
 def _images_of(path: Path, settings: Sequence[str], patients: Patients) -> list[Row]:
@@ -236,8 +243,9 @@ def _examine_use(found: Examination, study: Study, every: bool) -> None:
 
     problems = found.problems
     if len(chosen) < len(scans):
-        what = f"only a sample of {len(chosen)} of {len(scans)} images was checked"
-        problems.append(problem("sample", what))
+        problems.append(
+            problem("sample", f"only a sample of {len(chosen)} of {len(scans)} images was checked")
+        )
     problems += [problem("versions", note) for note in study.source.notes]
     doubts = doubts_of(study.source, study.table)
     problems += [problem("patients", each.what, (), each.remedy) for each in doubts]
@@ -294,7 +302,7 @@ def _inspect(study: Study, contrast: str, scan: Scan, records: list[Record]) -> 
 def _compare(items: Sequence[Inspected], study: Study | None, fit: Fit | None) -> list[Problem]:
     """Problems found by comparing the readable images, but for what the recipe has solved already."""
     readable = [item for item in items if item.error is None]
-    test = study.splits.get("test", ()) if study else ()
+    test = study.splits["test"] if study else ()
     tested = {record.subject for record in test}
     problems = [*about_images(readable, study), *pairs_that_do_not_fit(fit, tested)]
     solved = (
@@ -527,7 +535,7 @@ def _summary_of_use(found: Examination, usage: Study) -> dict[str, str]:
     """Topic -> a line of text about how a training would use the images, where there is one."""
     layout = layouts_in_words(usage.source)
     has_volumes = any(record.scan_key for record in usage.records)  # else the layout says all
-    trained = Counter(record.domain for record in usage.splits.get("train", ()))
+    trained = Counter(record.domain for record in usage.splits["train"])
     fewest = min(trained.values(), default=MIN_TRAINING_IMAGES)
     few = (
         f"a domain has only {count_noun(fewest, 'training image')}: seldom enough for new patients"

@@ -346,7 +346,12 @@ def _looks_like_other(items: Sequence[Inspected], study: Study) -> Iterator[Prob
     compared = [item for item in items if item.look and len(item.domains) == 1]
     first_domain, *_ = study.table.domains
     in_first = np.array([item.domains == [first_domain] for item in compared], bool)
-    sides = _compared_with(compared, in_first, study)
+    sides = [in_first, ~in_first]
+    held_out = {each.id for name in ("validation", "test") for each in study.splits[name]}
+    is_trained = [held_out.isdisjoint(each.id for each in item.records) for item in compared]
+    trained = [side & np.array(is_trained, bool) for side in sides]
+    if min(map(np.sum, trained)) >= MIN_IMAGES:
+        sides = trained
     smaller = min(map(np.sum, sides))
     if smaller < MIN_IMAGES or says_agent(*study.table.domains):
         return
@@ -363,17 +368,6 @@ def _looks_like_other(items: Sequence[Inspected], study: Study) -> Iterator[Prob
     if is_other.any() and not are_alike and usual <= MAX_USUAL_LOG_RATIO:
         names = [compared[n].name for n in np.flatnonzero(is_other)]
         yield problem("contrast", "these images look more like those of the other domain:", names)
-
-
-def _compared_with(
-    items: Sequence[Inspected], in_first: np.ndarray, study: Study
-) -> list[np.ndarray]:
-    """Which images (N,) of each domain others are compared with: trained ones, where these are enough."""
-    held_out = {each.id for name in ("validation", "test") for each in study.splits.get(name, ())}
-    is_trained = np.array([held_out.isdisjoint(x.id for x in item.records) for item in items], bool)
-    sides = [in_first, ~in_first]
-    trained = [side & is_trained for side in sides]
-    return sides if min(map(np.sum, trained)) < MIN_IMAGES else trained
 
 
 def _third_nearest(items: Sequence[Inspected], side: np.ndarray) -> np.ndarray:
@@ -434,8 +428,11 @@ def _near_copies(items: Iterable[Inspected], known: Fingerprints) -> Iterator[Pr
             near.merge(i, j)
     groups = [sorted(group) for group in near.subsets() if len(group) > 1]
     names = [[whole[place].name for place in group] for group in groups]
-    changed = "near copies of another image (of another size, coding or position)"
-    yield from _about_copies("near-copies", changed, names)
+    yield from _about_copies(
+        "near-copies",
+        "near copies of another image (of another size, coding or position)",
+        names,
+    )
 
 
 def _about_copies(kind: str, what: str, groups: Sequence[Sequence[str]]) -> Iterator[Problem]:

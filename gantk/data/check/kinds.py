@@ -215,8 +215,9 @@ def outside(
         else:
             continue
         if is_outside:
-            text = f"{trait.name}: {in_words(trait, value)}, this model is for {span}"
-            found.append((text, is_far))
+            found.append(
+                (f"{trait.name}: {in_words(trait, value)}, this model is for {span}", is_far)
+            )
     return found
 
 

@@ -29,9 +29,8 @@ class Mixed(ImageSource):
         sources: list[Source] = [],  # two or more; each finds images of the recipe's domains
     ):
         if len(sources) < 2:
-            count = "one" if sources else "none"
             raise UserError(
-                f"the source 'mixed' joins two or more sources, but data.source.sources has {count}",
+                f"the source 'mixed' joins two or more sources, but data.source.sources has {len(sources)}",
                 where="data.source.sources",
                 remedy='set for example sources = [{ name = "files", path = "scans" }, "phantom"]',
             )

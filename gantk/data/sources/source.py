@@ -429,7 +429,7 @@ def source_for(path: Path, own: str | None = None, where: str = "--data") -> dic
             continue
         accepts = getattr(source, "accepts", lambda path: None)
         try:
-            if (options := accepts(Path(path))) is not None:
+            if (options := accepts(path)) is not None:
                 return {"name": entry.name, **options}
         except UserError:
             raise
@@ -440,9 +440,9 @@ def source_for(path: Path, own: str | None = None, where: str = "--data") -> dic
             )
 
     remedy = "run `gantk list source` to see which data can be used"
-    if not Path(path).exists():
+    if not path.exists():
         remedy = "check the spelling of the path"
-    raise UserError(_nothing_fits(Path(path)), where=where, remedy=remedy)
+    raise UserError(_nothing_fits(path), where=where, remedy=remedy)
 
 
 def _nothing_fits(path: Path) -> str:
