@@ -201,10 +201,7 @@ def read(
         if len(certain) == 1:
             return next(iter(certain.values()))
         if certain:
-            readings = [*certain.values()]
-            names = " and ".join(f"'{reading.layout}'" for reading in readings)
-            why = f"can be read in {len(readings)} ways: {names}"
-            return Unclear(why, readings)
+            return Unclear(f"can be read in {len(certain)} ways", [*certain.values()])
         tried += readings
 
     tried = [reading for reading in tried if reading.rows]

@@ -79,7 +79,15 @@ def start_from(name: str, method: Method, data: Data) -> Start:
     saved = (live | average) or tensors
     state = method.state_dict(keep_vars=True)
     wanted = _updated_state(method, state)
-    copied, misfits = _fitting(wanted, saved)
+    copied = {}
+    misfits = []  # those of another shape or type
+    for key in sorted(wanted.keys() & saved.keys()):
+        old = saved[key]
+        new = wanted[key]
+        if old.shape == new.shape and old.is_floating_point() == new.is_floating_point():
+            copied[key] = old  # float16 may become float32
+        else:
+            misfits.append(f"{key} {checkpoint.kind_of(old)}, here {checkpoint.kind_of(new)}")
     share = _count(copied) / _count(wanted) if wanted else 0.0
     if share < MIN_SHARE:
         what = (
@@ -171,21 +179,6 @@ def _updated_state(method: Method, state: Weights) -> Weights:
         for key, value in state.items()
         if isinstance(value, nn.Parameter) or id(value) in updated
     }
-
-
-def _fitting(wanted: Weights, saved: Weights) -> tuple[Weights, list[str]]:
-    """The saved tensors that can be copied, and a description of those of another shape or type."""
-    copied = {}
-    misfits = []
-    for key in sorted(wanted.keys() & saved.keys()):
-        old = saved[key]
-        new = wanted[key]
-        if old.shape == new.shape and old.is_floating_point() == new.is_floating_point():
-            copied[key] = old  # float16 may become float32
-        else:
-            misfits.append(f"{key} {checkpoint.kind_of(old)}, here {checkpoint.kind_of(new)}")
-
-    return copied, misfits
 
 
 def _count(tensors: Weights) -> int:

@@ -63,17 +63,13 @@ class Misaligned(ImageSource):
         return [self._in(name, record) for name, records in sets.items() for record in records]
 
     def _in(self, name: str, one: Record) -> Record:
+        one = replace(one, split=name)
         if name != "train" or one.domain != "b" or not self.pixels:
-            return replace(one, split=name)
+            return one
 
-        mask = one.mask and partial(self._warp_image, one.pair or one.key, one.mask, 1)
-        return replace(
-            one,
-            split=name,
-            read=partial(self._warp_image, one.pair or one.key, one.read, 3),
-            mask=mask,
-            file=None,
-        )
+        warped = partial(self._warp_image, one.pair or one.key)
+        mask = one.mask and partial(warped, one.mask, 1)
+        return replace(one, read=partial(warped, one.read, 3), mask=mask, file=None)
 
     def _warp_image(self, key: str, read, order: int) -> np.ndarray:
         """Read (C, *spatial) and warp it by the field drawn for `key`, by splines of `order`, edges

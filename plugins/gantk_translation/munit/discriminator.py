@@ -68,16 +68,13 @@ class MultiScale(Network):
                 if hasattr(judge, "check_size"):
                     judge.check_size(small)
             except UserError as error:
-                sides = " x ".join(map(str, size))
-                what = (
-                    f"an image of {sides} is too small for {len(self.judges)} scales: at scale"
-                    f" {level + 1}, {error.what}"
-                )
                 if not level:
                     raise
 
+                sides = " x ".join(map(str, size))
                 raise UserError(
-                    what,
+                    f"an image of {sides} is too small for {len(self.judges)} scales: at scale"
+                    f" {level + 1}, {error.what}",
                     where="method.scales",
                     allowed=error.allowed,
                     remedy="reduce method.scales or the discriminator's layers, or increase data.size",
