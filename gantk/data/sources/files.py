@@ -99,19 +99,17 @@ class Files(VolumeSource):
             how = f"{catalog.layout}, patients by '{self.patient}'"
             catalog.in_words = rows_in_words(how, [*rows, *others])
         if self.mask:
-            self._set_masks(catalog.of_kind("image"), masks)
+            rows = catalog.of_kind("image")
+            set_masks(rows, [*masks], self.root, self.mask, self.contrast_words)
+            alone = sorted(masks - {row.mask for row in rows})
+            if alone:
+                names = join_first([repr(self.key_of(mask)) for mask in alone])
+                note = f"{count_noun(alone, 'mask')} left out, without an image: {names}"
+                self.notes = [*self.notes, note]
         unread = unread_rows(paths)
         catalog.rows += unread
         self.notes = [*self.notes, *filter(None, [unread_note(unread)])]
         return catalog
-
-    def _set_masks(self, rows: Sequence[Row], masks: set[Path]) -> None:
-        set_masks(rows, [*masks], self.root, self.mask, self.contrast_words)
-        alone = sorted(masks - {row.mask for row in rows})
-        if alone:
-            what = f"{count_noun(alone, 'mask')} left out, without an image:"
-            names = join_first([repr(self.key_of(mask)) for mask in alone])
-            self.notes = [*self.notes, f"{what} {names}"]
 
     def _read_lines(self, images: Sequence[Path], lines: Mapping[str, str]) -> Catalog:
         """The catalog by a line for each contrast; UserError for a file that two of them fit."""
@@ -154,9 +152,11 @@ class Files(VolumeSource):
         for row in catalog:  # what looks like a mask, too, since the user chose it
             row.contrast = contrast_of[row.path]
             row.kind = "image"
-        others = [Row(Scan(image)) for image in images if image not in contrast_of]
-        for row in others:
-            row.kind, row.why = "left out", "of another name"
+        others = [
+            Row(Scan(image), kind="left out", why="of another name")
+            for image in images
+            if image not in contrast_of
+        ]
         words = ", ".join(f"{name} {text}" for name, text in places.items())
         in_words = rows_in_words(words, [*catalog, *others])
         return Catalog([*catalog, *others], layout=words, in_words=in_words)
