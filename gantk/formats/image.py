@@ -439,11 +439,10 @@ def upright_affine(image: Image) -> np.ndarray:
     """
     affine = image.grid.affine
     if image.dims != 3 or affine is None:
-        what = "a single slice or picture" if image.dims != 3 else "an image without an affine"
-        raise UserError(
-            f"'{image.path}' is {what}, so its position in the patient is not known",
-            remedy="use volumes",
+        what = (
+            f"'{image.path}' is no volume with an affine: its position in the patient is not known"
         )
+        raise UserError(what, remedy="use volumes")
     return affine
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import gzip
 import io
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +161,13 @@ def _read_header(path: Path, file: io.BufferedReader, volume: int | None) -> tup
             raise ValueError(f"the spacing of {step:g} in its header is not valid; correct pixdim")
 
     header.states_orientation = bool(header["qform_code"] or header["sform_code"])
-    header.remarks = [*_remarks(header)]
+    header.remarks = []  # on what it leaves open, and is read as nibabel does
+    if not header.states_orientation:
+        header.remarks.append(
+            "its header states no orientation (qform and sform are 0): check left and right in a viewer"
+        )
+    if (header["pixdim"][1:4] < 0).any():
+        header.remarks.append("its header states a negative spacing, whose sign is ignored")
     offset = int(header["vox_offset"])
     spend(unpacked=offset)
     size = int(np.prod(shape, dtype=object)) * dtype.itemsize
@@ -188,16 +193,6 @@ def _affine_of(header: Any) -> np.ndarray:
     if not (spans and np.all((steps > 0) & np.isfinite(steps))):
         raise ValueError("its affine (sform or qform) does not span a volume")
     return affine
-
-
-def _remarks(header: Any) -> Iterator[str]:
-    """Yield what a header leaves open, and is read as nibabel does."""
-    if not header.states_orientation:
-        yield (
-            "its header states no orientation (qform and sform are 0): check left and right in a viewer"
-        )
-    if (header["pixdim"][1:4] < 0).any():
-        yield "its header states a negative spacing, whose sign is ignored"
 
 
 def _header_of(start: bytes) -> Any:

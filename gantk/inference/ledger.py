@@ -57,15 +57,11 @@ class Ledger:
         written one after the other: an earlier one that was withdrawn may leave its folder.
         """
         try:
-            changed = max(_last_change(path) for path in inputs)
+            # or put in the place of another one
+            found = [path.stat() for path in inputs]
+            changed = max(max(each.st_mtime_ns, each.st_ctime_ns) for each in found)
             times = [path.stat().st_mtime_ns for path in results]
             first = min(path.stat().st_mtime_ns for path in written)
         except OSError:
             return False
         return first > max(changed, self.begun) and times == sorted(times)
-
-
-def _last_change(path: Path) -> int:
-    """When a file was changed, or put in the place of another one, in ns."""
-    found = path.stat()
-    return max(found.st_mtime_ns, found.st_ctime_ns)

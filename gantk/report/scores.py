@@ -168,10 +168,9 @@ def differences(tests: Sequence[SystemTest], summary: pd.DataFrame) -> pd.DataFr
     units = {place: scores.iloc[0].unit for place, scores in summary.groupby(PLACE).score}
     lines = []
     for test in tests:
-        label = test.label.replace(" -> ", ARROW)
-        unit = units[label, test.score]
+        unit = units[test.label.replace(" -> ", ARROW), test.score]
         gain = test.gain, *(test.ci95 or (None, None)), test.n, test.p
-        title = label.replace(ARROW, " -> ")
+        title = test.label.replace(ARROW, " -> ")
         text = gain_text(test, {test.score: unit})
         lines.append(
             (title, test.score, unit, test.one, test.other, *gain, *deciding_p(test.verdict), text)

@@ -9,7 +9,7 @@ the work of all nodes is summed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
 from typing import Any
 
@@ -89,9 +89,17 @@ def _sizes_of_values(model: onnx.ModelProto, size: Sequence[int]) -> dict[str, S
             values = infer_shapes(small, strict_mode=True, data_prop=passed == 2).graph.value_info
         except Exception as error:  # the library raises many kinds for a damaged node
             raise ValueError("a node in it is damaged") from error
-        sizes |= _known_sizes(values)
-        if passed:
-            _require_small_lists(values, sizes)
+        for value in values:
+            kind = value.type.tensor_type
+            sides = kind.shape.dim
+            if kind.HasField("shape") and all(side.HasField("dim_value") for side in sides):
+                sizes[value.name] = tuple(side.dim_value for side in sides)
+            count = prod(sizes.get(value.name, (2**63,)))
+            if passed and len(sides) < 2 and not count <= MAX_SIZE_VALUES:
+                raise ValueError(
+                    f"'{value.name[:40]}' in it may state sizes, but has more than"
+                    f" {MAX_SIZE_VALUES:,} values, or as many as is not known beforehand"
+                )
         for node in small.graph.node:
             # onnx computes with a number that is unsqueezed, not with one reshaped to a list
             if node.op_type == "Reshape" and sizes.get(node.input[0]) == ():
@@ -101,28 +109,6 @@ def _sizes_of_values(model: onnx.ModelProto, size: Sequence[int]) -> dict[str, S
         if name not in sizes:
             raise ValueError(f"the size of '{name[:40]}' in it is not known beforehand")
     return sizes
-
-
-def _known_sizes(values: Iterable[onnx.ValueInfoProto]) -> dict[str, Shape]:
-    """The sizes that are known of values."""
-    found = {}
-    for value in values:
-        kind = value.type.tensor_type
-        sides = kind.shape.dim
-        if kind.HasField("shape") and all(side.HasField("dim_value") for side in sides):
-            found[value.name] = tuple(side.dim_value for side in sides)
-    return found
-
-
-def _require_small_lists(values: Iterable[onnx.ValueInfoProto], sizes: Mapping[str, Shape]) -> None:
-    """ValueError for a value of one axis that is large, or whose size is not known."""
-    for value in values:
-        is_list = len(value.type.tensor_type.shape.dim) < 2
-        if is_list and not prod(sizes.get(value.name, (2**63,))) <= MAX_SIZE_VALUES:
-            raise ValueError(
-                f"'{value.name[:40]}' in it may state sizes, but has more than"
-                f" {MAX_SIZE_VALUES:,} values, or as many as is not known beforehand"
-            )
 
 
 def _without_large_weights(

@@ -88,6 +88,12 @@ def state(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
     letter = direction.letter
     model = translator.recipe
     frame = direction.frame
+    # what changes results after the network, and is not in the file's graph
+    left_out = [part.name for part in model.post]
+    if frame.masked:
+        left_out.append("masked")
+    if frame.detail == "guided":
+        left_out.append("detail")
     whole = {
         "format": FORMAT,
         "opset": OPSET,
@@ -95,7 +101,7 @@ def state(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
         "torch": torch.__version__,
         "method": model.method.name,
         "trained": {"step": direction.saved.step, "sha256": translator.identity()["sha256"]},
-        "left_out": left_out(direction),
+        "left_out": left_out,
         "contrasts": {"source": frame.sources, "target": frame.targets},
         "intensity": {
             "source": translator.intensity[OTHER[letter]].state(),
@@ -112,16 +118,6 @@ def state(direction: Direction, about: dict[str, Any]) -> dict[str, Any]:
         "overlap": model.translate.overlap,
     } | about
     return whole | Metadata.model_validate(whole).model_dump(mode="json")
-
-
-def left_out(direction: Direction) -> list[str]:
-    """What changes results after the network, and is not in the file's graph."""
-    steps = [part.name for part in direction.translator.recipe.post]
-    if direction.frame.masked:
-        steps.append("masked")
-    if direction.frame.detail == "guided":
-        steps.append("detail")
-    return steps
 
 
 def corners_of(mapping: IntensityMapping) -> list[list[list[float]]]:
