@@ -61,7 +61,6 @@ from gantk.metrics.names import (
     name_systems,
     short_metric_name,
     split_region,
-    unit_words,
 )
 from gantk.metrics.pair_scores import add_scores, foreground
 from gantk.metrics.references import image_with_mask, in_hounsfield, of_all_scans
@@ -594,11 +593,12 @@ def _table_of_scores(results: Mapping[str, Results], first: Results) -> TextTabl
     rows = []
     for direction, metrics in first.metrics.items():
         for metric, about in metrics.items():
-            of_systems = [scores[direction][metric] for scores in systems]
+            of_systems = [scores[direction][metric].in_percent for scores in systems]
             values = [number_text(score.value, score.decimals) for score in of_systems]
             # fewer than of the first score, as where lesions are not seen
             n = f"n = {about.n}" if about.n != next(iter(metrics.values())).n else ""
-            name = ", ".join(filter(None, (short_metric_name(metric), unit_words(about.unit), n)))
+            unit = about.in_percent.unit
+            name = ", ".join(filter(None, (short_metric_name(metric), unit, n)))
             rows.append((direction, name, *values))
     titles = [*results, *map(baseline_words, first.baselines)]
     return TextTable(("direction", "score", *titles), rows)

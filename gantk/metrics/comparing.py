@@ -52,6 +52,7 @@ class SystemTest(PairedTest):
         """The same test as the gain of `other`."""
         gain = Score(value=self.gain, ci95=self.ci95).times(-1)
         about = {"one": self.other, "other": self.one, "gain": gain.value, "ci95": gain.ci95}
+        about["wins"] = None  # equal patients are nobody's
         return self.model_copy(update=about)
 
 
@@ -227,7 +228,7 @@ def _sentence(tests: Sequence[SystemTest], units: Mapping[Any, str]) -> str:
 def gain_text(test: SystemTest, units: Mapping[Any, str]) -> str:
     """The gain of a test with its interval."""
     unit = units.get(test.place) or units.get(test.score, "")
-    gain = Score(value=test.gain, ci95=test.ci95, unit=unit)
+    gain = Score(value=test.gain, ci95=test.ci95, unit=unit).in_percent
     return f"{gain.text()} {gain.interval()}".rstrip()
 
 

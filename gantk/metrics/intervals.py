@@ -194,7 +194,13 @@ def paired_test(gains: Values) -> PairedTest | None:
     if count < 2:
         return None
     mean = estimate(values, [*map(str, range(count))])
-    return PairedTest(n=count, gain=float(values.mean()), ci95=mean.ci95, p=sign_flip_p(values))
+    return PairedTest(
+        n=count,
+        gain=float(values.mean()),
+        wins=int((values > 0).sum()),
+        ci95=mean.ci95,
+        p=sign_flip_p(values),
+    )
 
 
 def sign_flip_p(gains: np.ndarray) -> float:

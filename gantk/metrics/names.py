@@ -63,8 +63,8 @@ WITH_MASKS = {
             "lesion_contrast": (
                 "Lesion contrast",
                 "The lesion minus its surroundings (no holes of its mask), output over truth: 1 is kept,"
-                " 0 gone, below 0 inverted. Lesions that hardly differ from their surroundings in the"
-                " truth are not counted.",
+                " 0 gone, below 0 inverted. Where the mask hardly differs from its surroundings in the truth,"
+                " as without the core of a tumour, the lesion is not counted.",
             )
         },
     )
@@ -141,11 +141,6 @@ def short_metric_name(score: str) -> str:
         abbreviation = name.rpartition("(")[2].removesuffix(")")
         short = f"{abbreviation} {rest}".rstrip()
     return f"{short} in the {region}" if region else short
-
-
-def unit_words(unit: str) -> str:
-    """A unit behind the name of a score: `of range 2`, from black to white, is `gray range 2`."""
-    return unit.replace("of range", "gray range")
 
 
 def split_region(score: str) -> tuple[str, str]:

@@ -288,9 +288,10 @@ class LesionContrast(PairMetric):
     def result(score: Score, figures: str) -> str:
         """What a model does to lesions, in words, where it loses contrast in all likelihood; else ""."""
         highest = score.ends[1] if score.ends else score.value
-        is_lost = highest is not None and highest < 1
-        if not is_lost:
+        if highest is None or highest >= 1:
             return ""
+        if highest < 0:
+            return f"inverts lesions: dark ones are bright, or the reverse ({figures} of their contrast, where 1 is all)"
         return f"shows lesions too faint: it keeps {figures} of their contrast, where 1 is all"
 
 

@@ -27,10 +27,10 @@ from gantk.metrics.names import (
     title_of,
 )
 from gantk.metrics.verdict import (
-    SHORT_WORDS,
     TONES,
     Tone,
     deciding_p,
+    short_verdict,
     tone_of,
     verdict_words,
 )
@@ -118,8 +118,9 @@ def _row(results: Results, key: str, metric: str, score: Score) -> Row:
     plain_name, explanation = metric_words(metric)
     # a metric has one number of decimals in all directions
     of_metric = [scores[metric] for scores in results.metrics.values() if metric in scores]
-    places = min(each.decimals for each in of_metric)
+    places = min(each.in_percent.decimals for each in of_metric)
     difference, difference_interval = _difference(score, rival, verdict, places)
+    shown = score.in_percent
     return Row(
         key,
         title_of(key, results.domains),
@@ -129,15 +130,15 @@ def _row(results: Results, key: str, metric: str, score: Score) -> Row:
         plain_name or name[:1].upper() + name[1:],
         explanation,
         SENSES[score.higher_is_better],
-        score.unit,
+        shown.unit,
         score.definition,
-        score.text(places),
-        score.interval(places),
+        shown.text(places),
+        shown.interval(places),
         score.sample() or NO_VALUE,
-        beside.text(places) if beside else NO_VALUE,
+        beside.in_percent.text(places) if beside else NO_VALUE,
         baseline_words(best, results.baseline_steps) if best else "",
         tone_of(verdict),
-        SHORT_WORDS[tone_of(verdict)],
+        short_verdict(verdict),
         difference,
         difference_interval,
         "" if ceiling.value is None else ceiling.text(places),
@@ -160,10 +161,9 @@ def _difference(
     if not math.isfinite(gain):
         return NO_VALUE, ""
 
-    unit = score.unit.partition("of ")[0]  # "of range 2" stands beside the scores
-    size = Score(value=gain, ci95=ends, unit=unit).times(1 if gain >= 0 else -1)
+    size = Score(value=gain, ci95=ends, unit=score.unit).times(1 if gain >= 0 else -1).in_percent
     words = f"{size.text(places)} {'better' if gain >= 0 else 'worse'}"
-    is_equal = not float(number_text(gain, places))
+    is_equal = not float(number_text(size.value, places))
     return "equal" if is_equal else words, size.interval(places)
 
 
@@ -208,24 +208,17 @@ def _without_verdicts(results: Results) -> Iterator[str]:
 
 
 def _mean_errors(results: Results) -> Iterator[str]:
-    """Yield `gray values in the foreground are off by 21 % (MR -> CT) of the range from black to white on
-    average`; where no foreground is known, of whole images.
-    """
-    said: dict[str, list[str]] = defaultdict(list)
+    """Yield `the mean error is 10 % of the range from black to white, 22 % in the foreground (MR -> CT)`."""
+    said = []
     for key, scores in results.metrics.items():
-        metric = "mae" + FOREGROUND if "mae" + FOREGROUND in scores else "mae"
-        score = scores.get(metric, Score())
-        _, is_share, span = score.unit.partition("of range ")
-        if is_share and score.value is not None:
-            share = f"{score.value / float(span):.0%}".replace("%", " %")
-            said[metric].append(f"{share} ({title_of(key, results.domains)})")
-    for metric, shares in said.items():
-        if len(shares) <= MAX_NAMED_DIRECTIONS:
-            where = " in the foreground" if metric.endswith(FOREGROUND) else ""
-            yield (
-                f"gray values{where} are off by {join_words(shares)} of the range from black to white"
-                " on average"
-            )
+        whole, inside = (scores.get("mae" + end, Score()).in_percent for end in ("", FOREGROUND))
+        if whole.unit.startswith("%") and whole.value is not None:
+            title = title_of(key, results.domains)
+            more = "" if inside.value is None else f", {inside.value:.0f} % in the foreground"
+            of = "" if said else " of the range from black to white"
+            said.append(f"{whole.value:.0f} %{of}{more} ({title})")
+    if 0 < len(said) <= MAX_NAMED_DIRECTIONS:
+        yield f"the mean error is {join_words(said)}"
 
 
 def sets_sentence(results: Results) -> str:
@@ -279,13 +272,29 @@ def _verdicts_in_words(results: Results, rows: Sequence[Row]) -> Iterator[str]:
             gain = f"{name} {row.difference} {row.difference_interval}".strip()
             inside = results.verdict_of(row.key, row.metric + FOREGROUND)
             if row.tone == "bad" and inside.better:
-                gain += f", but {SHORT_WORDS[tone_of(inside)]} in the foreground"
+                gain += (
+                    f", but {'better' if tone_of(inside) == 'good' else 'ahead'} in the foreground"
+                )
+            if row.tone != "bad" and _leads_by_brightness(results, row):
+                gain += ", but worse where brightness and contrast are corrected"
             gains.append(gain)
         directions = join_words([row.direction for row in own])
         subject = f"{directions} {'is' if len(own) == 1 else 'are'}"
         verdicts = [results.verdict_of(row.key, row.metric) for row in own]
         worst = verdict_words(max(verdicts, key=deciding_p), f"{rival} ({'; '.join(gains)})")
         yield f"{subject} {worst}"
+
+
+def _leads_by_brightness(results: Results, row: Row) -> bool:
+    """Whether a model that is ahead is behind after the best linear correction of its and the baseline's
+    intensities.
+    """
+    rival = results.rival(row.key, row.metric)
+    score = results.metrics[row.key][row.metric]
+    if rival is None or rival.corrected is None or score.corrected is None:
+        return False
+    gain = score.corrected - rival.corrected
+    return gain != 0 and (gain < 0) == score.higher_is_better
 
 
 def _verdicts_counted(results: Results, rows: Sequence[Row]) -> Iterator[str]:

@@ -24,7 +24,6 @@ from gantk.metrics.names import (
     needs_pairs,
     short_metric_name,
     title_of,
-    unit_words,
 )
 from gantk.metrics.rows import (
     FROM_NOISE,
@@ -138,7 +137,7 @@ def _write_samples(rows: Sequence[Row]) -> None:
 
 
 def _move_unit(row: Row) -> None:
-    """Write a unit other than dB, as of "0.13 of range 2", once behind the name: not in each cell, nor
+    """Write a unit other than dB, as of "9.1 % of range", once behind the name: not in each cell, nor
     again in the rows of regions.
     """
     if not row.unit or row.unit == "dB":
@@ -147,7 +146,7 @@ def _move_unit(row: Row) -> None:
     row.baseline = row.baseline.removesuffix(f" {row.unit}")
     row.difference = row.difference.replace(f" {row.unit}", "")
     if not row.region:
-        row.name += f", {unit_words(row.unit)}"
+        row.name += f", {row.unit}"
 
 
 def _baselines(results: Results, shown: Collection[str]) -> Iterator[str]:

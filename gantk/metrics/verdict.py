@@ -11,7 +11,12 @@ from gantk.runs.results import Verdict
 # better than every baseline; ahead, but perhaps by chance; not better; not compared
 Tone = Literal["good", "near", "bad", ""]
 TONES: tuple[Tone, ...] = ("bad", "near", "good", "")  # the worst first
-SHORT_WORDS: dict[Tone, str] = {"good": "better", "near": "ahead", "bad": "not better", "": ""}
+SHORT_WORDS: dict[Tone, str] = {
+    "good": "better",
+    "near": "may be chance",
+    "bad": "not better",
+    "": "",
+}
 
 
 def tone_of(verdict: Verdict) -> Tone:
@@ -27,6 +32,17 @@ def tone_of(verdict: Verdict) -> Tone:
     patients = _tested_patients(verdict)
     is_enough = patients is None or patients >= least_patients()
     return "good" if is_enough and p < SIGNIFICANCE else "near"
+
+
+def short_verdict(verdict: Verdict) -> str:
+    """A verdict in a table: `better`, `not better`, `may be chance`, or of few patients who disagree
+    `better in 1 of 2`.
+    """
+    tone = tone_of(verdict)
+    test = verdict.test
+    if tone == "near" and test and test.wins is not None and test.wins < test.n:
+        return f"better in {test.wins} of {test.n}"
+    return SHORT_WORDS[tone]
 
 
 def verdict_words(verdict: Verdict, rival: str) -> str:

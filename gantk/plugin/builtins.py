@@ -105,12 +105,12 @@ WORDS = {
     "mae": (
         "Mean absolute error (MAE)",
         "The average difference from the real image per pixel; 0 means equal images. `of range 2`: from black"
-        " to white it is 2.",
+        " to white it is 2, or 100 % of the range.",
     ),
     "rmse": (
         "Root mean square error (RMSE)",
         "The typical difference from the real image; large errors count more. `of range 2`: from black to"
-        " white it is 2.",
+        " white it is 2, or 100 % of the range.",
     ),
     "nrmse": (
         "Root mean square error as a share of the range (NRMSE)",

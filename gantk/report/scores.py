@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import pandas as pd
 
 from gantk.metrics.comparing import SystemTest, gain_text
-from gantk.metrics.names import CEILING, baseline_words, join_words, region_of, unit_words
+from gantk.metrics.names import CEILING, baseline_words, join_words, region_of
 from gantk.metrics.verdict import deciding_p
 from gantk.plugin.loader import registry
 from gantk.report.words import ARROW, direction_name, metric_name
@@ -140,7 +140,7 @@ def summary_latex(summary: pd.DataFrame, caution: str) -> str:
         samples = defaultdict(list)
         for metric, scores in grid.items():
             first = next(filter(None, scores))
-            head = metric_name(metric) + (f", {unit_words(first.unit)}" if first.unit else "")
+            head = metric_name(metric) + (f", {first.unit}" if first.unit else "")
             places = first.decimals
             texts[head] = [
                 ""

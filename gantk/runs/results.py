@@ -142,6 +142,20 @@ class Score(Table):
         ends = sorted(sign * end for end in self.ends or ())
         return self.model_copy(update={"value": value, "ci95": ends or None})
 
+    @property
+    def in_percent(self) -> Score:
+        """An error of the range from black to white, as `0.18 of range 2`, in percent; others unchanged."""
+        _, is_share, span = self.unit.partition("of range ")
+        if not is_share:
+            return self
+        factor = 100 / float(span)
+        value, *ends = (
+            None if each is None else factor * each
+            for each in (self.value, *(self.ci95 or ()), *(self.range or ()))
+        )
+        where = "ci95" if self.ci95 else "range"
+        return self.model_copy(update={"value": value, where: ends or None, "unit": "% of range"})
+
     def text(self, decimals: int | None = None) -> str:
         """The value with its unit, such as `24.31 dB`; "-" without a value. `decimals`: of another
         score that it stands beside.
@@ -203,6 +217,8 @@ class PairedTest(Table):
     """Number of patients."""
     gain: float
     """Mean gain of the model over the baseline; positive if the model is better."""
+    wins: Step | None = None
+    """Number of patients of whom the model is better."""
     p: Share
     """p-value of the two-sided sign-flip permutation test, exact up to 20 patients."""
     primary_p: Share | None = None

@@ -390,7 +390,7 @@ def test_models_are_compared_on_one_scale(run, packed, tmp_path, gantk):
     }
     assert f"of training and validation of {run.name}" in said
     assert "(gantk report scores images at the network's size)" in said
-    assert re.search(r"MAE, gray range 2 +[\d.]+", said)
+    assert re.search(r"MAE, % of range +[\d.]+", said)
     scale = "T2 and T1 with white at the 99.9th percentile of each true scan."
     assert scale in said
     about = found["results"][run.name]["metrics"]["T1 -> T2"]["psnr_foreground"]["definition"]

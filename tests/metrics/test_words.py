@@ -7,7 +7,7 @@ from gantk.metrics.rows import (
     result_tone,
 )
 from gantk.metrics.summary import summary_lines
-from gantk.metrics.verdict import tone_of, verdict_words
+from gantk.metrics.verdict import short_verdict, tone_of, verdict_words
 from gantk.runs.results import Results, Score, Verdict
 from gantk.terminal import TextTable
 
@@ -324,22 +324,50 @@ def test_lesions_that_lose_their_contrast_are_named(end, is_said):
     assert (said in result_sentence(found)) == is_said
 
 
+def test_inverted_lesions_are_not_called_faint():
+    found = result({"a_to_b": WON})
+    found.metrics["a_to_b"]["lesion_contrast"] = Score(value=-0.118, n=1, images=1)
+    assert "T1 -> T2 inverts lesions: dark ones are bright" in result_sentence(found)
+    assert "faint" not in result_sentence(found)
+
+
+def test_patients_who_disagree_are_counted_in_the_table():
+    verdicts = [
+        AHEAD | {"test": {"n": 2, "gain": 1.0, "p": 1.0, "wins": wins}} for wins in (1, 2, None)
+    ]
+    said = [short_verdict(Verdict.model_validate(each)) for each in verdicts]
+    assert said == ["better in 1 of 2", "may be chance", "may be chance"]
+
+
+@pytest.mark.parametrize(("corrected", "is_said"), [(24.0, False), (23.0, True), (None, False)])
+def test_a_lead_by_brightness_alone_is_said(corrected, is_said):
+    found = result({"a_to_b": with_test(2, 0.5)})
+    found.metrics["a_to_b"]["psnr"].corrected = corrected
+    found.metrics["a_to_b"]["psnr"].higher_is_better = True
+    found.baselines["histogram"]["a_to_b"]["psnr"].corrected = 23.5
+    said = "but worse where brightness and contrast are corrected"
+    assert (said in result_sentence(found)) == is_said
+
+
 @pytest.mark.parametrize(
     ("mae", "said"),
     [
-        ({"mae": (0.3, "of range 2")}, "Gray values are off by 15 % (T1 -> T2) of the range"),
+        (
+            {"mae": (0.3, "of range 2")},
+            "The mean error is 15 % of the range from black to white (T1 -> T2).",
+        ),
         (
             {"mae": (0.1, "of range 2"), "mae_foreground": (0.44, "of range 2")},
-            "Gray values in the foreground are off by 22 % (T1 -> T2) of the range",
+            "5 % of the range from black to white, 22 % in the foreground (T1 -> T2).",
         ),
         ({"mae": (80.0, "HU")}, ""),
         ({"mae": (None, "of range 2")}, ""),
     ],
 )
-def test_how_far_gray_values_are_off_is_a_share(mae, said):
+def test_the_mean_error_is_a_share_of_the_range(mae, said):
     found = result({"a_to_b": WON})
     for name, (value, unit) in mae.items():
         found.metrics["a_to_b"][name] = Score(value=value, unit=unit, n=8)
     sentence = result_sentence(found)
     assert said in sentence
-    assert ("off by" in sentence) == bool(said)
+    assert ("mean error" in sentence) == bool(said)

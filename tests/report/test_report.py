@@ -236,7 +236,7 @@ WORDS = [
     "Whole image scored PSNR, dB ↑ model 24.31 [23.81, 24.81] n = 10 (40 images) corrected 25.31",
     "the unchanged input 18.50 [18.00, 19.00] n = 10 (40 images) corrected 19.50",
     "PSNR: psnr/fixed-range",
-    f'otherwise the model is only "ahead". Of test patients {needed_words()}.',
+    f"otherwise the difference may be chance. Of test patients {needed_words()}.",
     "Precision random ↑ Recall random ↑ Density random ↑ Coverage random ↑ model",
     "0.800 n = 10 (40 images) corrected 1.800 0.700",
     "the unchanged input – 0.100 n = 10 (40 images)",
