@@ -209,7 +209,7 @@ def _without_verdicts(results: Results) -> Iterator[str]:
 
 def _mean_errors(results: Results) -> Iterator[str]:
     """Yield `the mean error is 10 % of the range from black to white, 22 % in the foreground (MR -> CT)`."""
-    said = []
+    said: list[str] = []
     for key, scores in results.metrics.items():
         whole, inside = (scores.get("mae" + end, Score()).in_percent for end in ("", FOREGROUND))
         if whole.unit.startswith("%") and whole.value is not None:
