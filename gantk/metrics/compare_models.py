@@ -20,7 +20,10 @@ import torch
 from torch import Tensor
 
 from gantk.catalog.contrasts import contrast_names
+from gantk.data.check.findings import hollow_masks
+from gantk.data.check.inspect import Inspected
 from gantk.data.check.pairs import measure_pairs, pairs_that_do_not_fit
+from gantk.data.check.windows import other_windows
 from gantk.data.dataset import layouts_in_words, masks_in_words, source_and_records
 from gantk.data.description import NO_COMPARISON
 from gantk.data.intensity import AIR_SHARE, IntensityMapping, Percentile, usual_scale
@@ -197,7 +200,7 @@ def compare_models(
     systems = _systems_of(loaded, all_pairs)
     for system in systems:
         system.tell(say)
-    pairs = _tested_pairs(systems, all_pairs, data, say)
+    pairs = _tested_pairs(systems, all_pairs, data, first.recipe.data.domains, say)
 
     scored = [
         _score_direction(systems, pairs, *each, parts, all_pairs) for each in directions.items()
@@ -344,7 +347,11 @@ def _systems_of(models: Mapping[str, Model], pairs: Sequence[Pair]) -> list[Comp
 
 
 def _tested_pairs(
-    systems: Sequence[ComparedModels], pairs: Sequence[Pair], data: str | Path, say: Say
+    systems: Sequence[ComparedModels],
+    pairs: Sequence[Pair],
+    data: str | Path,
+    domains: Sequence[str],
+    say: Say,
 ) -> list[Pair]:
     """The pairs of patients whom each system can be tested on, and what is said of them; UserError where
     there are none.
@@ -361,8 +368,17 @@ def _tested_pairs(
     patients = patients_of(pair["a"] for pair in tested)
     whose = count_noun(patients, "patient") if _are_known(tested) else "unknown patients"
     say(f"data     tested: {count_noun(tested, 'pair')} of {whose}")
-    fit = measure_pairs([record for pair in pairs for record in pair.values()])
-    for problem in pairs_that_do_not_fit(fit, patients):
+    records = [record for pair in pairs for record in pair.values()]
+    problems = [*pairs_that_do_not_fit(measure_pairs(records), patients)]
+    windows = other_windows(records, dict(zip("ab", domains, strict=True)))
+    problems += [each for each in windows if patients.intersection(each.files)]
+    problems += hollow_masks(
+        Inspected(record.file.row.scan, {}, records=[record])
+        for pair in tested
+        for record in pair.values()
+        if record.mask and record.file
+    )
+    for problem in problems:
         say(with_label("warning", f"{problem.what}: gantk data check {argument(data)}"))
     return tested
 

@@ -178,7 +178,7 @@ def test_slices_count_as_training_images(volumes):
 
 @pytest.mark.parametrize(
     ("percentile", "hollow", "kinds"),
-    [(97, 0, []), (30, 0, ["outlines", "lesions"]), (97, 12, ["outlines"]), (97, 3, ["outlines"])],
+    [(97, 0, []), (30, 0, ["lesions", "outlines"]), (97, 12, ["outlines"]), (97, 3, ["outlines"])],
 )
 def test_masks_of_the_head_and_outlines_are_told(tmp_path, percentile, hollow, kinds):
     for (letter, subject), image in heads(24, 24, 24, subjects=4).items():

@@ -69,6 +69,9 @@ MIN_DOMAIN_SHARE = 0.1  # of the images of the most frequent contrast; rarer one
 MIN_TRAINING_IMAGES = 20  # of a domain; of fewer, a line says so
 FORMAT = 1  # version of the result; increased when the meaning of a key changes
 SEVERITIES = ("error", "warning", "note")
+UNSEEN = (
+    "at each patient, by --pictures pairs.png: another sequence of a contrast is not recognised"
+)
 NAME_UNKNOWN = (
     f"one may be in training and test, and most scores have no intervals: {NAME_PATIENTS}"
 )
@@ -150,6 +153,8 @@ def check(
     if pictures is not None and found.usage and found.fit:
         draw_pairs(found.usage.records, found.fit, Path(pictures))
         result["summary"]["pictures"] = f"pairs side by side in '{pictures}'"
+    elif found.fit:
+        result["summary"]["look"] = UNSEEN
     if table is not None:
         result["summary"]["table"] = write_table(
             Path(table), found.usage, found.rows, found.proposed_pairs

@@ -147,6 +147,7 @@ def unreadable_images(items: Iterable[Inspected]) -> Iterator[Problem]:
 def about_images(items: Sequence[Inspected], study: Study | None) -> Iterator[Problem]:
     """All that comparing readable images finds, by what they show in a study."""
     yield from _faults(items, study)
+    yield from hollow_masks(items)
     yield from _remarks(items)
     # the images of each domain; of a domain of several contrasts, "T1+FLAIR", of each contrast
     groups = defaultdict(list)
@@ -207,11 +208,6 @@ FAULTS: Mapping[str, tuple[Callable[[Inspected, Study | None], bool], str]] = {
         _is_unused_mask,
         f"these images have {MAX_MASK_VALUES} different values or less, as masks have:",
     ),
-    "outlines": (
-        lambda item, study: item.mask_shares[1] > MAX_ENCLOSED,
-        "the masks of these images enclose unmarked tissue, as outlines do, or masks without the core of"
-        " a tumour. Scores in lesions leave it out:",
-    ),
     "lesions": (
         lambda item, study: item.mask_shares[0] > MAX_LESION_SHARE * item.facts["content"],
         "the masks of these images cover most of the head, as maps of tissue do, not lesions:",
@@ -224,6 +220,17 @@ def _faults(items: Iterable[Inspected], study: Study | None) -> Iterator[Problem
         names = [item.name for item in items if has_fault(item, study)]
         if names:
             yield problem(kind, what, names)
+
+
+def hollow_masks(items: Iterable[Inspected]) -> Iterator[Problem]:
+    """Warn of patients whose masks of lesions enclose tissue that they do not mark."""
+    owners = [item.patient or item.name for item in items if item.mask_shares[1] > MAX_ENCLOSED]
+    if owners:
+        what = (
+            "masks enclose unmarked tissue, as outlines do, or masks without the core of a tumour. Scores"
+            " in lesions leave it out:"
+        )
+        yield problem("outlines", what, [*dict.fromkeys(owners)])
 
 
 def _remarks(items: Iterable[Inspected]) -> Iterator[Problem]:

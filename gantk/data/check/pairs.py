@@ -348,12 +348,12 @@ def pairs_that_do_not_fit(fit: Fit | None, tested: Collection[str]) -> Iterator[
     """
     if fit is None:
         return
-    learn = "Paired methods learn from them, and scores are computed from them"
     if not fit.good_on_the_whole and fit.likeness is not None:
         first = join_first([*fit.doubted])
         yield problem(
             "pairs",
-            f"the pairs may show different patients or be badly aligned: {fit}. {learn}"
+            f"the pairs may show different patients or be badly aligned: {fit}. Paired methods"
+            " learn from them, and scores are computed from them"
             f"{f'. Look first at {first}' if first else ''}",
             remedy="correct them (a picture of two images has these side by side), or use an unpaired"
             " method, and set data.source.pairs=none",
@@ -365,9 +365,9 @@ def pairs_that_do_not_fit(fit: Fit | None, tested: Collection[str]) -> Iterator[
         shown = [f"{name}{ends[name in tested]} ({share})" for name, share in fit.misfits.items()]
         what = (
             f"the pairs of {len(fit.misfits)} of {len(fit.of_patients)} measured patients may be badly"
-            f" aligned or show other planes: {join_first(shown)}. In brackets: how often an"
-            " image matches its partner better than the slices beside it, of how many comparisons"
-            f" (chance 50 %, true pairs {MIN_LIKENESS_OF_PATIENT:.0%} or more). {learn}"
+            f" aligned or show other planes: {join_first(shown)}. In brackets: in how many comparisons an"
+            " image matches its partner better than the slices beside it (true pairs"
+            f" {MIN_LIKENESS_OF_PATIENT:.0%} or more)"
         )
         left = f"{fit.patients - len(fit.misfits)} of {fit.patients} patients are left"
         remedy = f"look at them (--pictures pairs.png); correct these patients, or leave them out ({left})"
