@@ -591,6 +591,8 @@ def evaluate(
             from gantk.report.patients.comparing import write_model_figures
 
             write_model_figures(comparison, figures, overwrite=overwrite, say=options["say"])
+        elif not json_file:
+            options["say"]("note     nothing is stored of these scores: --json FILE writes them")
     else:  # on its own scale, or as sets
         if to:
             raise click.UsageError(

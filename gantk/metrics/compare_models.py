@@ -379,7 +379,11 @@ def _tested_pairs(
         if record.mask and record.file
     )
     for problem in problems:
-        say(with_label("warning", f"{problem.what}: gantk data check {argument(data)}"))
+        say(
+            with_label(
+                "warning", f"{problem.what}. See gantk data check, with the settings of this run"
+            )
+        )
     return tested
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gantk.data.test_size import least_patients
 from gantk.errors import UserError, count_noun
 from gantk.metrics.names import (
     AFTER_POSTS,
@@ -34,7 +35,15 @@ from gantk.metrics.verdict import (
     tone_of,
     verdict_words,
 )
-from gantk.runs.results import NO_VALUE, Results, Score, SplitSummary, Verdict, number_text
+from gantk.runs.results import (
+    NO_VALUE,
+    OF_RANGE,
+    Results,
+    Score,
+    SplitSummary,
+    Verdict,
+    number_text,
+)
 
 if TYPE_CHECKING:
     from gantk.runs.folder import RunFolder
@@ -204,7 +213,10 @@ def _without_verdicts(results: Results) -> Iterator[str]:
         if row.metric in WITH_MASKS and len(made) < 2:
             metric = WITH_MASKS[row.metric].load()
             said = metric.result(score, f"{row.value} {row.interval}".strip())
-            yield f"{row.direction} {said} ({row.sample.partition(' (')[0]})" if said else ""
+            sample = row.sample.partition(" (")[0]
+            if (score.n or 0) < least_patients():
+                sample += ", too few to be sure"
+            yield f"{row.direction} {said} ({sample})" if said else ""
 
 
 def _mean_errors(results: Results) -> Iterator[str]:
@@ -212,7 +224,7 @@ def _mean_errors(results: Results) -> Iterator[str]:
     said: list[str] = []
     for key, scores in results.metrics.items():
         whole, inside = (scores.get("mae" + end, Score()).in_percent for end in ("", FOREGROUND))
-        if whole.unit.startswith("%") and whole.value is not None:
+        if whole.unit == OF_RANGE and whole.value is not None:
             title = title_of(key, results.domains)
             more = "" if inside.value is None else f", {inside.value:.0f} % in the foreground"
             of = "" if said else " of the range from black to white"

@@ -57,7 +57,11 @@ def verdict_words(verdict: Verdict, rival: str) -> str:
 
     patients = _tested_patients(verdict)
     p, comparisons = deciding_p(verdict)
-    words = f"ahead of {rival}, but this can be chance"
+    test = verdict.test
+    only = ""
+    if test and test.wins is not None and test.wins < test.n:
+        only = f" in {test.wins} of {test.n} patients only, and"
+    words = f"ahead of {rival}, but{only} this can be chance"
     if patients == 0:
         return words  # which the result says first
     # with so many patients this was the least p

@@ -144,5 +144,6 @@ def planned_split(seen: Scans) -> tuple[dict[str, Any] | None, str, int]:
         values = {"folds": folds, "fold": 0, "validation": 0.0, "by": "patient"}
         why += "; validation = 0: so few patients are needed for training and test"
     splits, how = split_records(seen.records, SplitTable.model_validate(values))
+    how += f"; held out {splits.held_out}"
     too_few = few_test_patients(splits)
     return (values, f"{how}; {too_few}; {why}", folds) if too_few else (values, how, 0)

@@ -70,6 +70,7 @@ FILTERS = (
     "short_time",
     "metric_name",
     "digits",
+    "shown",
     "typographic",
 )
 

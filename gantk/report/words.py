@@ -48,6 +48,12 @@ def digits(value: float | None, decimals: int) -> str:
     return typographic(number_text(value, decimals))
 
 
+def shown(value: float | None, score: Score) -> str:
+    """A value of a score in the unit in which pages show it."""
+    own = score.model_copy(update={"value": value}).in_percent
+    return digits(own.value, score.in_percent.decimals)
+
+
 def with_unit(score: Score, decimals: int | None = None) -> str:
     """A score's value with its unit, such as `24.31 dB`; `decimals` as in `Score.text`."""
     return typographic(score.text(decimals))

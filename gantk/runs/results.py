@@ -33,6 +33,7 @@ Curves = dict[str, list[float]]
 # part of a file name: no path separators
 Part = Annotated[str, Field(pattern=r"^[^/\\\x00]{1,200}$")]
 NO_VALUE = "-"
+OF_RANGE = "% of range"  # the unit in which errors of the gray range are shown
 LATE = 0.75  # of a training: where its best checkpoint is later, it may still improve
 SMALLEST_FIXED = 1e-4  # smaller values are written with an exponent
 
@@ -112,9 +113,9 @@ class Score(Table):
 
     @property
     def decimals(self) -> int:
-        """Decimal places: 2 for decibels, 3 for scores near 1."""
+        """Decimal places: 2 for decibels and percent, 3 for scores near 1."""
         size = abs(self.value or 0.0)
-        if self.unit == "dB":
+        if self.unit in ("dB", OF_RANGE):
             return 2
         if size >= 100:
             return 1
@@ -154,7 +155,7 @@ class Score(Table):
             for each in (self.value, *(self.ci95 or ()), *(self.range or ()))
         )
         where = "ci95" if self.ci95 else "range"
-        return self.model_copy(update={"value": value, where: ends or None, "unit": "% of range"})
+        return self.model_copy(update={"value": value, where: ends or None, "unit": OF_RANGE})
 
     def text(self, decimals: int | None = None) -> str:
         """The value with its unit, such as `24.31 dB`; "-" without a value. `decimals`: of another

@@ -169,7 +169,8 @@ SENTENCES = {
     ),
     "near": (
         [[5] * 8, [3, 6, 4.5] * 2 + [5, 5]],
-        f"y is better than x (PSNR better by 5.00 dB [5.00, 5.00], 8 patients in common); ahead of z, {UNSURE}",
+        "y is better than x (PSNR better by 5.00 dB [5.00, 5.00], 8 patients in common); ahead of z, "
+        "but in 4 of 8 patients only, and this can be chance (p = ",
         True,
     ),
     "four": (

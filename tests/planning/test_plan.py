@@ -89,12 +89,13 @@ def test_few_patients_are_split_as_the_plan_says(patients, keys, sets, tmp_path,
     records = [record for record in RECORDS if record.subject in first]
     text = plan(pictures(tmp_path / "data", records=records))
     (tmp_path / "planned.toml").write_text(text, "utf-8")
-    found = check(tmp_path / "data", recipe=tmp_path / "planned.toml")["summary"]["split"]
+    summary = check(tmp_path / "data", recipe=tmp_path / "planned.toml")["summary"]
+    found, held_out = summary["split"], summary["held out"]
     said = " ".join(text.split("\n\n")[0].replace("\n#  ", "").split())
 
     assert tomllib.loads(text)["data"]["split"] == keys | {"by": "patient"}
     assert sets in found
-    assert f"split {found}; {sets.split()[-3]} test patient" in said
+    assert f"split {found}; held out {held_out}; {sets.split()[-3]} test patient" in said
     assert "it takes 6 to tell a gain in one score from chance, 10 in every score" in said
     assert f"; {min(5, patients)} folds test each patient once" in said
 

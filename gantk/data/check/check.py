@@ -69,9 +69,7 @@ MIN_DOMAIN_SHARE = 0.1  # of the images of the most frequent contrast; rarer one
 MIN_TRAINING_IMAGES = 20  # of a domain; of fewer, a line says so
 FORMAT = 1  # version of the result; increased when the meaning of a key changes
 SEVERITIES = ("error", "warning", "note")
-UNSEEN = (
-    "at each patient, by --pictures pairs.png: another sequence of a contrast is not recognised"
-)
+UNSEEN = "at each patient, {}: another sequence of a contrast is not recognised"
 NAME_UNKNOWN = (
     f"one may be in training and test, and most scores have no intervals: {NAME_PATIENTS}"
 )
@@ -152,9 +150,7 @@ def check(
     result = result_of(found)
     if pictures is not None and found.usage and found.fit:
         draw_pairs(found.usage.records, found.fit, Path(pictures))
-        result["summary"]["pictures"] = f"pairs side by side in '{pictures}'"
-    elif found.fit:
-        result["summary"]["look"] = UNSEEN
+        result["summary"]["look"] = UNSEEN.format(f"in '{pictures}'")
     if table is not None:
         result["summary"]["table"] = write_table(
             Path(table), found.usage, found.rows, found.proposed_pairs
@@ -554,6 +550,7 @@ def _summary_of_use(found: Examination, usage: Study) -> dict[str, str]:
         "few": few if fewest < MIN_TRAINING_IMAGES else "",
         "too few": few_test_patients(usage.splits),
         "masks": masks_in_words(usage.source, usage.records),
+        "look": UNSEEN.format("by --pictures pairs.png") if found.fit else "",
         "CT": _ct_pictures_in_words(found.items),
     }
     return {topic: line for topic, line in lines.items() if line}

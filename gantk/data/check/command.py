@@ -76,7 +76,7 @@ def check_command(path, json_file, overwrite, verbose, **options) -> None:
         if notes and not verbose:
             console().print(styled(f"{count_noun(notes, 'note')}: --verbose prints them", "dim"))
         if is_usable:
-            command = _next_command(path, options["table"], options["layout"], options["set"])
+            command = _next_command(path, **options)
             if options["table"] and result["likely_pairs"]:
                 command += " --pictures pairs.png"
             say_next(command)
@@ -87,11 +87,23 @@ def check_command(path, json_file, overwrite, verbose, **options) -> None:
     sys.exit(0 if is_usable else 1)
 
 
-def _next_command(path: str, table: str | None, layout: str, settings: Sequence[str]) -> str:
-    """What may follow: a table that was written is checked; a layout and settings are given again."""
+def _next_command(
+    path: str,
+    recipe: str | None,
+    table: str | None,
+    layout: str,
+    set: Sequence[str],
+    **rest: object,
+) -> str:
+    """What may follow: a table that was written is checked, a recipe is run; a layout and settings are
+    given again.
+    """
     if table:
         return f"gantk data check {argument(table)}"
     options = ["--layout", layout] if layout else []
-    for each in settings:
+    for each in set:
         options += ["--set", each]
-    return " ".join(["gantk plan", argument(path), *map(shlex.quote, options)])
+    start = ["gantk plan", argument(path)]
+    if recipe:
+        start = ["gantk run", argument(recipe), "--data", argument(path)]
+    return " ".join([*start, *map(shlex.quote, options)])

@@ -49,7 +49,7 @@ MAX_WIDTH_RATIO = 2.0
 MAX_AIR = -200  # Hounsfield units: an image without a lower value shows no air
 MIN_CONTENT = 0.005  # share of pixels that differ from the background
 # by a mask, as a multiple of what it marks; rims around necrosis, of eight gliomas, enclose 0.4
-MAX_ENCLOSED = 0.2
+MAX_ENCLOSED = 0.15
 MIN_IMAGES = 12  # of each domain, for comparing their looks
 MIN_DISTANCE = 1e-3  # of looks, so that copies have a ratio
 MAX_NEIGHBOURS = 2_000  # images of each domain that all looks are compared with
@@ -227,8 +227,8 @@ def hollow_masks(items: Iterable[Inspected]) -> Iterator[Problem]:
     owners = [item.patient or item.name for item in items if item.mask_shares[1] > MAX_ENCLOSED]
     if owners:
         what = (
-            "masks enclose unmarked tissue, as outlines do, or masks without the core of a tumour. Scores"
-            " in lesions leave it out:"
+            "masks of these patients enclose tissue that they do not mark, as outlines do, or masks without"
+            " the core of a tumour, so that scores in lesions do not see it:"
         )
         yield problem("outlines", what, [*dict.fromkeys(owners)])
 
