@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +29,13 @@ from gantk.progress import Work
 if TYPE_CHECKING:
     from gantk.inference.model import Model
     from gantk.metrics.summary import Scores
+    from gantk.metrics.verdict import Tone
     from gantk.plugin.callbacks import Hooks
     from gantk.progress import Listener
     from gantk.recipe.load import Recipe, Settings
     from gantk.report.notebook import Run
     from gantk.runs.folder import RunFolder
+    from gantk.runs.results import Results
     from gantk.training.assemble import Parts
     from gantk.training.loop import Training
 
@@ -40,6 +43,7 @@ BASELINES_FITTED_ON_TEST_IMAGES = (
     "the baselines are fitted on these test images, because the training images are not here, so"
     " they look better than they are"
 )
+MAX_WHOLE_PIXELS = 2**26  # of all test images, whose whole files are scored at the end of a run
 AnyPath = str | os.PathLike[str]  # a run folder's path, or the gantk.Run itself
 
 
@@ -190,7 +194,7 @@ def _finish(begun: Training, say: Say) -> Run:
         if main:
             say_safely(f"report   {_write_report(folder)}")
             may_help = result_tone(scores.results) != "good" and begun.choice.is_late
-            _say_end(parts, folder, may_help, say_safely)
+            _say_end(parts, folder, scores.results, may_help, say_safely)
 
         parts.runtime.wait()
     return Run(folder.path)
@@ -207,7 +211,27 @@ def _scores_resumed(folder: RunFolder) -> Iterator[None]:
         raise Interrupted(f"{what} {again}") from None
 
 
-def _say_end(parts: Parts, folder: RunFolder, longer: bool, say: Say) -> None:
+@doing("scoring whole files")
+def _whole_files(parts: Parts, folder: RunFolder) -> tuple[str, Tone]:
+    """What whole files of test patients show in a sentence, and its tone; "" where networks see them at
+    their own size, or they would take long.
+    """
+    from gantk.inference.case import image_of
+    from gantk.metrics.compare_models import whole_files
+
+    data = parts.model.data
+    path = data.source.table().get("path")
+    tested = [pair["b"] for pair in parts.data.pairs("test")]
+    if not path or not tested or data.fit == "crop" or not tested[0].file:
+        return "", ""
+    size = image_of(tested[0]).pixels.shape[-data.dims :]
+    is_larger = any(whole > seen for whole, seen in zip(size, data.size, strict=True))
+    if not is_larger or len(tested) * prod(size) > MAX_WHOLE_PIXELS:
+        return "", ""
+    return whole_files(folder.path, path, str(parts.runtime.device))
+
+
+def _say_end(parts: Parts, folder: RunFolder, results: Results, longer: bool, say: Say) -> None:
     """Say what a finished run has used, and what can be done with it: scores of whole files, which
     networks see resized; a `longer` training, where that may help.
     """
@@ -219,7 +243,8 @@ def _say_end(parts: Parts, folder: RunFolder, longer: bool, say: Say) -> None:
     path = data.source.table().get("path")
     tested = [pair["b"] for pair in parts.data.pairs("test")]
     others = {record.subject for record in tested} - patients_of(parts.data.training)
-    if path and others and any(each.file and len(each.file.scans) == 1 for each in tested):
+    is_new = path and others and not results.in_files
+    if is_new and any(each.file and len(each.file.scans) == 1 for each in tested):
         size = " x ".join(map(str, data.size))
         end = f"   # whole files; the scores above are at {size}"
         say_next(f"gantk eval {run} --data {argument(path)}{end}", say)
@@ -692,6 +717,8 @@ def _evaluate(
         keep_test_images(kept.path, parts.scorer.tested | parts.scorer.unpaired, results)
         write_results(kept.path, results)  # whatever plugins do, it is not lost
         keep_weights(kept.path, parts.scorer.trained)
+        if not scratch:
+            results.in_files, results.in_files_tone = _whole_files(parts, folder)
         (hooks or Hooks()).gantk_images_scored(**about, scorer=parts.scorer)
         add_tests(results)
         write_results(kept.path, results)

@@ -67,9 +67,10 @@ from gantk.metrics.names import (
 )
 from gantk.metrics.pair_scores import add_scores, foreground
 from gantk.metrics.references import image_with_mask, in_hounsfield, of_all_scans
-from gantk.metrics.rows import result_sentence, result_tone
+from gantk.metrics.rows import files_sentence, result_sentence, result_tone
 from gantk.metrics.summary import summary_lines, with_label
 from gantk.metrics.table import MODEL, TEXTS
+from gantk.metrics.verdict import Tone
 from gantk.plugin.loader import registry
 from gantk.prepare.grid import resample_onto
 from gantk.prepare.module import middle_slice
@@ -255,6 +256,21 @@ def makes_single_images(model: Model) -> bool:
     """Whether a model makes images of one contrast from those of another one."""
     domains = [name for frame in model.frames.values() for name in (frame.source, frame.target)]
     return bool(domains) and all(len(contrast_names(domain)) == 1 for domain in domains)
+
+
+def whole_files(run: Path, data: str | Path, device: str) -> tuple[str, Tone]:
+    """The PSNR of whole files of patients whom a run was not trained on, in a sentence, and its tone; ""
+    where it makes several contrasts, or there are none.
+    """
+    models = load_models([run], device)
+    if not all(map(makes_single_images, models.values())):
+        return "", ""
+    try:
+        compared = compare_models(models, data, metrics=["psnr"], say=lambda line: None)
+    except UserError:  # as where nobody is left to test
+        return "", ""
+    (results,) = compared.results.values()
+    return files_sentence(results), result_tone(results, first_alone=True)
 
 
 class ComparedModels:

@@ -198,6 +198,7 @@ def result_sentence(results: Results, *, unseen: bool = True) -> str:
     if clauses:
         clauses[0] = f"{_tested_on(results, unseen)} {clauses[0]}"
     clauses = [sets_sentence(results).removesuffix("."), *clauses, *_without_verdicts(results)]
+    clauses.insert(0 if results.in_files_tone == "bad" else len(clauses), results.in_files)
     clauses += _mean_errors(results)
     return " ".join(f"{clause[0].upper()}{clause[1:]}." for clause in filter(None, clauses))
 
@@ -217,6 +218,19 @@ def _without_verdicts(results: Results) -> Iterator[str]:
             if (score.n or 0) < least_patients():
                 sample += ", too few to be sure"
             yield f"{row.direction} {said} ({sample})" if said else ""
+
+
+def files_sentence(results: Results) -> str:
+    """`in whole files, T1 -> T2 reaches PSNR 23.3 dB, 1.85 dB worse than a simple intensity map`: the
+    first score of each direction.
+    """
+    first, _ = _judged_rows(results)
+    reached = [
+        f"{row.direction} reaches {row.name} {row.value}, {row.difference}"
+        f" {'to' if row.difference == 'equal' else 'than'} {row.baseline_name}"
+        for row in first
+    ]
+    return f"in whole files, {'; '.join(reached)}" if reached else ""
 
 
 def _mean_errors(results: Results) -> Iterator[str]:
@@ -371,6 +385,7 @@ def result_tone(results: Results, *, first_alone: bool = False) -> Tone:
     tones: list[Tone] = [row.tone for row in rows]
     unsure = [row for row in rows if row.key in FROM_NOISE or _is_of_sets_alone(results, row.key)]
     tones += ["near" for row in unsure]
+    tones.append(results.in_files_tone)
     return min(tones, key=TONES.index, default="")
 
 

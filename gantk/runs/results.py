@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -346,6 +346,10 @@ class Results(Table):
     cases: dict[str, Case] = {}
     """Of methods that make any contrast from others, by direction: what is there and what is made.
     """
+    in_files: str = ""
+    """What whole files show, where networks see images at another size; in a sentence."""
+    in_files_tone: Literal["good", "near", "bad", ""] = ""
+    """How this sentence may be shown."""
     alarms: dict[str, str] = {}
     """A warning for each direction whose foreground is too large to be a head in air."""
     values: dict[str, Distributions] = {}

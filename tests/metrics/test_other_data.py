@@ -15,7 +15,9 @@ import gantk
 from gantk.data.recipe_data import with_test_data
 from gantk.formats.files import read
 from gantk.metrics.compare_models import INPUT, MAP, makes_single_images
+from gantk.metrics.rows import result_sentence
 from gantk.runs.folder import RunFolder
+from gantk.runs.results import Results
 
 
 def scans(folder, patients, affine=LPS, kinds=("T1", "T2")):
@@ -104,6 +106,32 @@ def test_whole_files_score_as_in_the_run_at_its_size(tmp_path):
                 known = own["baselines"][baseline][key][metric]["value"]
                 again = whole.baselines[baseline][title][metric].value
                 assert again == pytest.approx(known, rel=1e-3), baseline
+
+
+@pytest.mark.parametrize(("size", "is_said"), [([8, 8], True), ([16, 16], False)])
+def test_a_run_says_what_whole_files_reach(size, is_said, run, tmp_path):
+    """Where networks see images smaller than their files, of 14 x 16 pixels."""
+    data = scans(tmp_path / "data", range(6))
+    said: list[str] = []
+    found = gantk.run(
+        run.parent / "recipe.toml",
+        data=data,
+        set={"data.size": size},
+        out=tmp_path / "run",
+        device="cpu",
+        say=said.append,
+    )
+    results = Results.model_validate(read_json(found.path / "metrics.json"))
+    assert bool(results.in_files) == is_said
+    assert any("gantk eval" in line for line in said) != is_said
+    if is_said:
+        compared = gantk.compare_models(
+            [found.path], data, metrics=["psnr"], device="cpu", say=list
+        )
+        (whole,) = compared.results.values()
+        for title, scores in whole.metrics.items():
+            assert f"{title} reaches PSNR {scores['psnr'].value:.2f} dB, " in results.in_files
+        assert results.in_files in result_sentence(results).replace("In whole", "in whole")
 
 
 @pytest.mark.parametrize(("scale", "fits"), [(1.0, True), (9.0, False)])
