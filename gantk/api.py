@@ -254,13 +254,12 @@ def _say_end(parts: Parts, folder: RunFolder, results: Results, longer: bool, sa
         if used.peak_memory_gib:
             line += f", {used.peak_memory_gib:.1f} GiB of memory"
         say(line)
-    if longer:
-        say_next(_longer(parts, run), say)
-    label = "or" if longer else "next"
     if parts.method.samples:
-        say_next(f"gantk sample {run} -n 64 --out images", say, label)
+        say_next(f"gantk sample {run} -n 64 --out images", say)
     elif parts.method.directions():
-        say_next(_translate_unseen(parts, run), say, label)
+        say_next(_translate_unseen(parts, run), say)
+    if longer:
+        say_next(f"{_longer(parts, run)}   # twice as long", say, "or")
 
 
 def _longer(parts: Parts, run: str) -> str:

@@ -458,7 +458,7 @@ def _text(seen: Scans, lines: Lines, hours: float) -> str:
         facts["to"] = f"{joined} is asked for{both}"
     elif len(seen.domains) == 2 and seen.suits_paired:
         first, last = map(argument, seen.domains)
-        facts["to"] = f"both directions; one alone, in half the time: --to {first} or --to {last}"
+        facts["to"] = f"both directions; one alone, in less time: --to {first} or --to {last}"
     method, why = lines["method.name"]
     facts["method"] = f"{method}: {why}"
     out = [f"# Made by `gantk plan` for a run of {duration(3600 * hours)}. It found:"]

@@ -25,6 +25,7 @@ from gantk.data.check.findings import (
 )
 from gantk.data.check.inspect import Inspected, inspect, inspect_kept, scans_of
 from gantk.data.check.pairs import (
+    LIKELY,
     Fit,
     draw_pairs,
     measure_pairs,
@@ -149,8 +150,8 @@ def check(
         found = Examination(Path(path), rows, problems=[problem("layout", str(question))])
     result = result_of(found)
     if pictures is not None and found.usage and found.fit:
-        draw_pairs(found.usage.records, found.fit, Path(pictures))
-        result["summary"]["look"] = UNSEEN.format(f"in '{pictures}'")
+        drawn = draw_pairs(found.usage.records, found.fit, Path(pictures))
+        result["summary"]["look"] = UNSEEN.format(f"in '{pictures}', {drawn}")
     if table is not None:
         result["summary"]["table"] = write_table(
             Path(table), found.usage, found.rows, found.proposed_pairs
@@ -572,6 +573,8 @@ def _pairs_in_words(found: Examination, usage: Study) -> str:
     by_name = any(x["a"].file and not x["a"].file.row.is_volume for x in pairs)
     is_stated = usage.source.pairs_by == "table"
     how = "by table" if is_stated else "by name" if by_name else "registered"
+    if any(LIKELY in (pair["a"].pair or "") for pair in pairs):
+        how = "by what they show, to be checked"
     said = f"{len(pairs)} {how}"
     if not found.fit:
         return f"{said}; none measured"

@@ -42,6 +42,8 @@ MIN_GAIN_OF_ONE = 1.06
 # those moved by 5 % of the width, or mirrored, it is 1.1 to 1.5
 MIN_OTHER_GAIN = 1.1
 SHIFT = 3  # pixels of COMPARED_SIDE (2 %) by which a pair is shifted for comparison
+LIKELY = "likely "  # begins the name of a pair that was matched by what its images show
+NAME_LENGTH = 40  # letters above a picture of `draw_pairs`
 SHOWN_SIDE = 256  # pixels of a picture of `draw_pairs`
 LINE = 16  # of text above it
 NO_INFORMATION = 1e-9  # in nats, what a constant image shares with another by rounding
@@ -188,7 +190,7 @@ def show_the_same(records: Sequence[Record]) -> tuple[bool, dict[RecordId, str]]
     if sum(map(len, sides)) == sum(bool(record.path) for record in records):
         for number in np.flatnonzero(is_best_for_both):
             record, partner = sides[0][number], sides[1][best[number]]
-            names[record.id] = names[partner.id] = record.key
+            names[record.id] = names[partner.id] = LIKELY + record.key
     return True, names
 
 
@@ -292,8 +294,10 @@ def _information(image: np.ndarray, partners: Iterable[np.ndarray]) -> list[floa
     return found
 
 
-def draw_pairs(records: Sequence[Record], fit: Fit, file: Path) -> None:
-    """Write a picture of 10 pairs side by side: 5 that may not fit, below them others of each patient."""
+def draw_pairs(records: Sequence[Record], fit: Fit, file: Path) -> str:
+    """Write a picture of 10 pairs side by side: 5 that may not fit, below them others of each patient;
+    returns how many of how many.
+    """
     from PIL import Image, ImageDraw
 
     doubted = {*fit.misfits, *fit.doubted}
@@ -302,7 +306,7 @@ def draw_pairs(records: Sequence[Record], fit: Fit, file: Path) -> None:
         record = pair["a"]
         is_told = not doubted.isdisjoint({record.subject, record.scan_key or record.key})
         pairs[is_told].append(pair)
-    shown = [(pair, ": may not fit") for pair in spread(pairs[True], 5)]
+    shown = [(pair, "may not fit: ") for pair in spread(pairs[True], 5)]
     owners = [pair["a"].subject or pair["a"].key for pair in pairs[False]]
     others = spread_over_owners(pairs[False], owners, 10 - len(shown))
     shown += [(pair, "") for pair in others]
@@ -310,14 +314,16 @@ def draw_pairs(records: Sequence[Record], fit: Fit, file: Path) -> None:
     sheet = Image.new("L", (2 * SHOWN_SIDE, row * len(shown)), "white")
     text = ImageDraw.Draw(sheet).text
     for number, (pair, doubt) in enumerate(shown):
-        text((0, row * number), pair["a"].key + doubt, "black")
         for column, letter in enumerate("ab"):
+            name = doubt + pair[letter].key[len(doubt) - NAME_LENGTH :]
+            text((SHOWN_SIDE * column, row * number), name, "black")
             levels = np.rint(255 * _gray(pair[letter])).astype(np.uint8)
             picture = Image.fromarray(levels).resize((SHOWN_SIDE, SHOWN_SIDE))
             sheet.paste(picture, (SHOWN_SIDE * column, row * number + LINE))
     with BytesIO() as content:
         sheet.save(content, "PNG")
         write_file(file, content.getvalue())
+    return f"{len(shown)} of {sum(map(len, pairs.values()))} pairs"
 
 
 def _levels(record: Record) -> np.ndarray:
