@@ -194,7 +194,8 @@ def test_importing_translate_and_run_loads_few_modules():
     # and the sentence of the run's own results
     assert len(translating) <= 93
     assert "gantk.training.engine" in training
-    assert len(training) <= 139  # with what `data check` would warn of, and what is left out
+    # with what `data check` would warn of, what is left out, and what scores whole files at the end
+    assert len(training) <= 150
     assert not [module for module in translating if module.startswith("gantk.training")]
 
 
