@@ -238,8 +238,9 @@ def _mean_errors(results: Results) -> Iterator[str]:
     said: list[str] = []
     for key, scores in results.metrics.items():
         whole, inside = (scores.get("mae" + end, Score()).in_percent for end in ("", FOREGROUND))
-        if whole.unit == OF_RANGE and whole.value is not None:
-            title = title_of(key, results.domains)
+        is_last = f"{key}_post" not in results.metrics
+        if is_last and whole.unit == OF_RANGE and whole.value is not None:
+            title = title_of(key, results.domains).removesuffix(AFTER_POSTS)
             more = "" if inside.value is None else f", {inside.value:.0f} % in the foreground"
             of = "" if said else " of the range from black to white"
             said.append(f"{whole.value:.0f} %{of}{more} ({title})")

@@ -368,6 +368,8 @@ def test_the_mean_error_is_a_share_of_the_range(mae, said):
     found = result({"a_to_b": WON})
     for name, (value, unit) in mae.items():
         found.metrics["a_to_b"][name] = Score(value=value, unit=unit, n=8)
+    found.metrics["a_to_b_post"] = found.metrics["a_to_b"]
     sentence = result_sentence(found)
+    assert sentence.count("% of the range") == bool(said)
     assert said in sentence
     assert ("mean error" in sentence) == bool(said)
