@@ -27,6 +27,7 @@ from gantk.progress import Work
 
 # functions import torch where they need it: an exported model translates without it
 if TYPE_CHECKING:
+    from gantk.data.preparation import Record
     from gantk.inference.model import Model
     from gantk.metrics.summary import Scores
     from gantk.metrics.verdict import Tone
@@ -211,6 +212,12 @@ def _scores_resumed(folder: RunFolder) -> Iterator[None]:
         raise Interrupted(f"{what} {again}") from None
 
 
+def _tested_files(parts: Parts) -> tuple[str | None, list[Record]]:
+    """Where a run's source reads its images, if these are files, and the truths of its test pairs."""
+    path = parts.model.data.source.table().get("path")
+    return path, [pair["b"] for pair in parts.data.pairs("test")]
+
+
 @doing("scoring whole files")
 def _whole_files(parts: Parts, folder: RunFolder) -> tuple[str, Tone]:
     """What whole files of test patients show in a sentence, and its tone; "" where networks see them at
@@ -220,8 +227,7 @@ def _whole_files(parts: Parts, folder: RunFolder) -> tuple[str, Tone]:
     from gantk.metrics.compare_models import whole_files
 
     data = parts.model.data
-    path = data.source.table().get("path")
-    tested = [pair["b"] for pair in parts.data.pairs("test")]
+    path, tested = _tested_files(parts)
     if not path or not tested or data.fit == "crop" or not tested[0].file:
         return "", ""
     size = image_of(tested[0]).pixels.shape[-data.dims :]
@@ -239,13 +245,11 @@ def _say_end(parts: Parts, folder: RunFolder, results: Results, longer: bool, sa
     from gantk.terminal import duration, say_next
 
     run = argument(folder.path)
-    data = parts.model.data
-    path = data.source.table().get("path")
-    tested = [pair["b"] for pair in parts.data.pairs("test")]
+    path, tested = _tested_files(parts)
     others = {record.subject for record in tested} - patients_of(parts.data.training)
     is_new = path and others and not results.in_files
     if is_new and any(each.file and len(each.file.scans) == 1 for each in tested):
-        size = " x ".join(map(str, data.size))
+        size = " x ".join(map(str, parts.model.data.size))
         end = f"   # whole files; the scores above are at {size}"
         say_next(f"gantk eval {run} --data {argument(path)}{end}", say)
     used = folder.usage()

@@ -316,12 +316,10 @@ def _leads_by_brightness(results: Results, row: Row) -> bool:
     """Whether a model that is ahead is behind after the best linear correction of its and the baseline's
     intensities.
     """
-    rival = results.rival(row.key, row.metric)
+    rival = results.rival(row.key, row.metric) or Score()
     score = results.metrics[row.key][row.metric]
-    if rival is None or rival.corrected is None or score.corrected is None:
-        return False
-    gain = score.corrected - rival.corrected
-    return gain != 0 and (gain < 0) == score.higher_is_better
+    model, baseline = (each.model_copy(update={"value": each.corrected}) for each in (score, rival))
+    return baseline.is_better_than(model)
 
 
 def _verdicts_counted(results: Results, rows: Sequence[Row]) -> Iterator[str]:

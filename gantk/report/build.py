@@ -70,7 +70,7 @@ FILTERS = (
     "short_time",
     "metric_name",
     "digits",
-    "shown",
+    "score_number",
     "typographic",
 )
 

@@ -48,7 +48,7 @@ def digits(value: float | None, decimals: int) -> str:
     return typographic(number_text(value, decimals))
 
 
-def shown(value: float | None, score: Score) -> str:
+def score_number(value: float | None, score: Score) -> str:
     """A value of a score in the unit in which pages show it."""
     own = score.model_copy(update={"value": value}).in_percent
     return digits(own.value, score.in_percent.decimals)

@@ -344,6 +344,7 @@ def test_a_lead_by_brightness_alone_is_said(corrected, is_said):
     found = result({"a_to_b": with_test(2, 0.5)})
     found.metrics["a_to_b"]["psnr"].corrected = corrected
     found.metrics["a_to_b"]["psnr"].higher_is_better = True
+    found.baselines["histogram"]["a_to_b"]["psnr"].higher_is_better = True
     found.baselines["histogram"]["a_to_b"]["psnr"].corrected = 23.5
     said = "but worse where brightness and contrast are corrected"
     assert (said in result_sentence(found)) == is_said
