@@ -239,7 +239,14 @@ class Data(Study):
         readers = [type(form) for suffix, form in files.formats().items() if suffix in suffixes]
         about = [
             options,
-            [table.domains, table.dims, table.plane, table.spacing, table.channels],
+            [
+                table.domains,
+                table.dims,
+                table.plane,
+                table.spacing,
+                table.channels,
+                table.fill_masks,
+            ],
             code_of([table.source.target, *readers]),
             self.nearest,
         ]
@@ -537,6 +544,7 @@ def open_source(
     of_files = list(file_sources(source))
     for each in of_files:
         each.reader.channels = table.channels
+        each.reader.fill_masks = table.fill_masks
         each.own_words = table.words
 
     grid = SamplingGrid(table.plane, table.spacing)

@@ -1,8 +1,11 @@
-"""Regions that are masked out of an image: found from its corners, and filled in the results."""
+"""Masks of lesions, filled and drawn; and regions that are masked out of an image, found from its
+corners.
+"""
 
 from __future__ import annotations
 
 import numpy as np
+from PIL import Image as Picture
 
 # Tissue may be darker than a background of 0 by this share of the brightest tissue: interpolation
 # leaves such values.
@@ -12,6 +15,38 @@ RINGING_SHARE = 0.05
 MIN_DARKER_SHARE = 0.1
 # of what an image shows, in the mask of its lesions: larger ones are of the head or of tissues
 MAX_LESION_SHARE = 0.75
+MAX_GAP = 2  # pixels on each side of a gap that is closed
+OUTLINE = (0, 255, 255)  # cyan: neither a gray nor a colour of the errors
+
+
+def filled(masks: np.ndarray) -> np.ndarray:
+    """Masks, bool (..., H, W), with what they enclose in each plane, also through a gap of up to twice
+    MAX_GAP pixels, as of a rim around necrosis.
+    """
+    from scipy.ndimage import (  # slow import, needed for masks only
+        binary_dilation,
+        binary_erosion,
+        binary_fill_holes,
+        generate_binary_structure,
+    )
+
+    cross = generate_binary_structure(2, 1)[None]  # in a plane
+    planes = masks.reshape(-1, *masks.shape[-2:])
+    margin = [(0, 0), (MAX_GAP, MAX_GAP), (MAX_GAP, MAX_GAP)]
+    wide = binary_dilation(np.pad(planes, margin), cross, MAX_GAP)
+    whole = binary_erosion(binary_fill_holes(wide, cross), cross, MAX_GAP)
+    return whole[:, MAX_GAP:-MAX_GAP, MAX_GAP:-MAX_GAP].reshape(masks.shape)
+
+
+def outline(picture: Picture.Image, lesion: np.ndarray) -> Picture.Image:
+    """A picture with a line of one pixel around a lesion (1, H, W), which leaves its inside as it is."""
+    from scipy.ndimage import binary_dilation  # slow import
+
+    inside = lesion[0] > 0
+    line = Picture.fromarray(binary_dilation(inside) & ~inside)
+    drawn = picture.convert("RGB")
+    drawn.paste(OUTLINE, mask=line)
+    return drawn
 
 
 def masked_out(pixels: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ OF_READING = (
     "data.source.",
     "data.words.",
     "data.leave_out",
+    "data.fill_masks",
 )  # how keys begin that say how images are read
 
 
@@ -77,7 +78,7 @@ def with_test_data(
             raise UserError(
                 f"'{setting.partition('=')[0]}' does not say how images are read",
                 where="--set",
-                allowed="data.source.KEY, data.words.KEY, data.leave_out",
+                allowed="data.source.KEY, data.words.KEY, data.leave_out, data.fill_masks",
             )
     if layout:
         settings = with_setting(settings, "data.source.layout", layout)

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from gantk.catalog.contrasts import contrast_names
 from gantk.data.check.findings import hollow_masks
-from gantk.data.check.inspect import Inspected
 from gantk.data.check.pairs import measure_pairs, pairs_that_do_not_fit
 from gantk.data.check.windows import other_windows
 from gantk.data.dataset import layouts_in_words, masks_in_words, source_and_records
@@ -33,7 +32,7 @@ from gantk.data.sources.pairing import complete_pairs
 from gantk.data.spread import spread, spread_over_owners
 from gantk.errors import UserError, argument, count_noun, join_first
 from gantk.files import sha256_of
-from gantk.formats.files import natural, read
+from gantk.formats.files import natural
 from gantk.formats.image import Image, in_channels
 from gantk.guest import Say
 from gantk.inference.case import Case, image_of
@@ -388,12 +387,7 @@ def _tested_pairs(
     problems = [*pairs_that_do_not_fit(measure_pairs(records), patients)]
     windows = other_windows(records, dict(zip("ab", domains, strict=True)))
     problems += [each for each in windows if patients.intersection(each.files)]
-    problems += hollow_masks(
-        Inspected(record.file.row.scan, {}, records=[record])
-        for pair in tested
-        for record in pair.values()
-        if record.mask and record.file
-    )
+    problems += hollow_masks(record for pair in tested for record in pair.values())
     for problem in problems:
         say(
             with_label(
@@ -750,7 +744,9 @@ def _lesion_mask(pair: Pair, to: str) -> Image | None:
     record = image_with_mask(pair, to)
     if not record.mask:
         return None
-    mask = read(record.mask_files[0]) if record.mask_files else Image(record.mask())
+    mask = Image(record.mask())
+    if record.file:  # the whole volume of which the record may be a slice
+        mask = record.file.reader.lesions(record.file.row.mask)
     mask = resample_onto(mask, image_of(pair[to]), order=0)
     return replace(mask, pixels=mask.pixels.max(0, keepdims=True) > 0)
 

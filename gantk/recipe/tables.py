@@ -67,6 +67,7 @@ class DataTable(spec.Table):
     neighbours: spec.Few = 0  # neighbouring slices per side, as channels (2.5-D); 2-D only
     labels: bool = False  # give the class of each image to the method
     mask: bool = False  # give lesion masks to the method
+    fill_masks: bool = False  # count what lesion masks enclose, such as a tumour's core, as lesion
     # a patient lacks a contrast: stop with an error, or mask it, so that results can lack it too
     missing: Literal["refuse", "mask"] = "refuse"
     # mapping from native values to the networks' range: `gantk list intensity`

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from gantk.data.masks import outline
 from gantk.formats.pictures import picture_of
 from gantk.report.pictures import colour_with_inferno, error_picture, mean_error
 
@@ -22,7 +23,6 @@ WIDTH_MM = 180  # of a figure over two columns of a page
 TEXT_POINTS = 7
 GAP = 12  # pixels between pictures
 LESION = "lesion"
-OUTLINE = (0, 255, 255)  # cyan: neither a gray nor a colour of the errors
 PAPER = "white"
 INK = "black"
 ERROR = "Absolute error"
@@ -49,17 +49,6 @@ def picture_row(pictures: Pictures, titles: Mapping[str, str], largest: float) -
     if LESION in pictures:
         row = [(title, outline(picture, pictures[LESION])) for title, picture in row]
     return row
-
-
-def outline(picture: Image.Image, lesion: np.ndarray) -> Image.Image:
-    """A picture with a line of one pixel around a lesion (1, H, W), which leaves its inside as it is."""
-    from scipy.ndimage import binary_dilation  # slow import
-
-    inside = lesion[0] > 0
-    line = Image.fromarray(binary_dilation(inside) & ~inside)
-    drawn = picture.convert("RGB")
-    drawn.paste(OUTLINE, mask=line)
-    return drawn
 
 
 def outputs_of(pictures: Pictures) -> list[np.ndarray]:

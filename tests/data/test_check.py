@@ -190,12 +190,16 @@ def test_masks_of_the_head_and_outlines_are_told(tmp_path, percentile, hollow, k
             inside[5 : hollow + 5, 5 : hollow + 5] = False
         volume(tmp_path / subject / "seg.nii.gz", inside)
 
-    assert "--set data.source.mask=seg" in check(tmp_path)["summary"]["masks"]
+    unnamed = check(tmp_path)
+    assert "--set data.source.mask=seg" in unnamed["summary"]["masks"]
+    assert [each["kind"] for each in unnamed["problems"]] == [*filter("outlines".__eq__, kinds)]
     result = check(tmp_path, set=["data.source.mask=seg"])
 
     assert result["summary"]["masks"] == "4 files used as masks of lesions"
     found = [each["kind"] for each in result["problems"]]
     assert [kind for kind in found if kind in ("lesions", "outlines")] == kinds
+    filled = check(tmp_path, set=["data.source.mask=seg", "data.fill_masks=true"])
+    assert "outlines" not in [each["kind"] for each in filled["problems"]]
 
 
 def save_in_splits(root, side_of):

@@ -13,10 +13,12 @@ from volumes import PAIRED, UNPAIRED, far_apart, load, of, pairs_of, records_of,
 
 from gantk import check
 from gantk.data.augment import hide_contrasts
+from gantk.data.dataset import source_and_records
 from gantk.data.sources.pairing import expect_pairs
 from gantk.errors import UserError
 from gantk.method import Batch
 from gantk.prepare.grid import SamplingGrid
+from gantk.recipe.load import Recipe
 
 Files = registered("source", "files")
 
@@ -57,6 +59,23 @@ def test_spacing_resamples_images_and_masks_alike(tmp_path):
     assert mask.sum() == 8 * 8, "4 voxels of 2 mm are 8 of 1 mm"
     whole = nifti(tmp_path, dims=3, view=view, mask="seg")[0]
     assert whole.mask().sum() == 6 * 8 * 8
+
+
+# rim with a gap of so many voxels -> the marked voxels of a plane
+@pytest.mark.parametrize(("fill", "gap", "marked"), [(True, 0, 36), (True, 2, 34), (False, 2, 18)])
+def test_what_masks_enclose_is_lesion_where_asked(tmp_path, fill, gap, marked):
+    rim = np.zeros((14, 14, 8), np.float32)
+    rim[4:10, 4:10, 2:5] = 1
+    rim[5:9, 5:9] = 0
+    rim[6 : 6 + gap, 4] = 0
+    for name, values in (("T1", rim + 1), ("T2", rim + 2), ("seg", rim)):
+        volume(tmp_path / "p0" / f"{name}.nii", values=values)
+    source = {"name": "files", "path": str(tmp_path), "mask": "seg"}
+    table = Recipe({"data": {"source": source, "domains": ["T1", "T2"], "fill_masks": fill}})
+    _, records = source_and_records(table.data_table(), UNPAIRED)
+
+    counts = {record.position: int(record.mask().sum()) for record in records}
+    assert sorted(counts.values())[-3:] == [marked] * 3
 
 
 # --- nifti

@@ -19,6 +19,7 @@ from gantk.catalog.scan import Asked, Patients, scan
 from gantk.data.check.findings import (
     Problem,
     about_images,
+    hollow_masks,
     leaving_out,
     problem,
     unreadable_images,
@@ -148,15 +149,33 @@ def check(
             elif are_asked and contrasts:
                 row.contrast = contrasts.get(name, "")
         found = Examination(Path(path), rows, problems=[problem("layout", str(question))])
+    masked = _proposed_masks(found, recipe, settings)
+    found.problems += hollow_masks(masked)
     result = result_of(found)
     if pictures is not None and found.usage and found.fit:
-        drawn = draw_pairs(found.usage.records, found.fit, Path(pictures))
+        drawn = draw_pairs(masked or found.usage.records, found.fit, Path(pictures))
         result["summary"]["look"] = UNSEEN.format(f"in '{pictures}', {drawn}")
     if table is not None:
         result["summary"]["table"] = write_table(
             Path(table), found.usage, found.rows, found.proposed_pairs
         )
     return result
+
+
+def _proposed_masks(
+    found: Examination, recipe: str | Path | None, settings: Sequence[str]
+) -> list[Record]:
+    """The records of a use as they are once its masks are named; [] where no word names them all."""
+    mask = _mask_setting(found)
+    if not mask or found.usage is None:
+        return []
+    source = source_for(found.path, where="PATH")
+    try:
+        masked, _ = _study(found.path, source, recipe, [*settings, mask], found.rows)
+    except UserError:  # they are no masks of these images
+        return []
+    used = {record.id for record in found.usage.records}
+    return [record for record in masked.records if record.id in used]
 
 
 @dataclass
@@ -505,8 +524,13 @@ def _proposed_settings(found: Examination) -> list[str]:
     """Settings that may help: to score lesions, and without patients whose pairs do not fit."""
     patients = dict.fromkeys(chain.from_iterable(each.leave_out for each in found.problems))
     settings = [leaving_out(patients)] if patients else []
+    return [*filter(None, [_mask_setting(found)]), *settings]
+
+
+def _mask_setting(found: Examination) -> str:
+    """The setting that names the masks of a use which nobody has named; "" without one."""
     word = unused_masks(found.usage.source)[0] if found.usage else ""
-    return [f"data.source.mask={word}", *settings] if word else settings
+    return word and f"data.source.mask={word}"
 
 
 def _summary_of_files(items: Sequence[Inspected]) -> dict[str, str]:

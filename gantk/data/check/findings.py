@@ -22,7 +22,7 @@ from gantk.catalog.contrasts import (
     usual_contrast,
 )
 from gantk.catalog.people import people_of_two_names
-from gantk.data.check.inspect import MAX_MASK_VALUES, Inspected
+from gantk.data.check.inspect import MAX_MASK_VALUES, Inspected, scans_of
 from gantk.data.check.kinds import (
     PLANE,
     SKULL,
@@ -36,6 +36,7 @@ from gantk.data.check.kinds import (
 from gantk.data.dataset import Study
 from gantk.data.intensity import SCALE_RATIO, Learnt, of_usual_scale
 from gantk.data.masks import MAX_LESION_SHARE
+from gantk.data.preparation import Record
 from gantk.data.split.near_duplicates import Fingerprints, near_copies
 from gantk.data.spread import spread
 from gantk.errors import count_noun, join_first
@@ -70,7 +71,10 @@ KINDS: Mapping[str, tuple[str, str | None]] = {
         "leave masks out; label maps need the intensity label_map (gantk show intensity label_map)",
     ),
     "lesions": ("warning", "give masks of the lesions alone, 0 elsewhere"),
-    "outlines": ("warning", "fill them, unless that is no lesion"),
+    "outlines": (
+        "warning",
+        "look at them with --pictures; if it is lesion, as a tumour's core, use --set data.fill_masks=true",
+    ),
     "remark": ("note", None),
     "units": ("warning", "convert them: of stored numbers from 0 to 4095, subtract 1024"),
     "planes": ("warning", "keep the images of one plane, or choose the plane with data.plane"),
@@ -147,7 +151,7 @@ def unreadable_images(items: Iterable[Inspected]) -> Iterator[Problem]:
 def about_images(items: Sequence[Inspected], study: Study | None) -> Iterator[Problem]:
     """All that comparing readable images finds, by what they show in a study."""
     yield from _faults(items, study)
-    yield from hollow_masks(items)
+    yield from hollow_masks(record for item in items for record in item.records)
     yield from _remarks(items)
     # the images of each domain; of a domain of several contrasts, "T1+FLAIR", of each contrast
     groups = defaultdict(list)
@@ -222,13 +226,14 @@ def _faults(items: Iterable[Inspected], study: Study | None) -> Iterator[Problem
             yield problem(kind, what, names)
 
 
-def hollow_masks(items: Iterable[Inspected]) -> Iterator[Problem]:
+def hollow_masks(records: Iterable[Record]) -> Iterator[Problem]:
     """Warn of patients whose masks of lesions enclose tissue that they do not mark."""
+    masked = scans_of(record for record in records if record.mask)
+    items = [Inspected(scan, {}, records=own) for (_, scan), own in masked.items()]
     owners = [item.patient or item.name for item in items if item.mask_shares[1] > MAX_ENCLOSED]
     if owners:
         what = (
-            "masks of these patients enclose tissue that they do not mark, as outlines do, or masks without"
-            " the core of a tumour, so that scores in lesions do not see it:"
+            "the masks of these patients enclose unmarked tissue, which does not count as lesion:"
         )
         yield problem("outlines", what, [*dict.fromkeys(owners)])
 

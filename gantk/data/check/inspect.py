@@ -12,6 +12,7 @@ import numpy as np
 
 from gantk.data.check.kinds import kind_of, round_digits
 from gantk.data.look import Plane, background_level, look_of, planes_of
+from gantk.data.masks import filled
 from gantk.data.preparation import Record
 from gantk.data.split.near_duplicates import Fingerprint, fingerprint_of
 from gantk.data.spread import spread
@@ -24,7 +25,6 @@ SAMPLE = 500_000  # evenly spread pixels for computing percentiles
 GLANCE = 5_000  # evenly spread pixels, of which a scan has more values than a mask
 MAX_MASK_VALUES = 8  # different ones
 MAX_MASKS = 5  # slices of an image's mask that are filled
-MAX_GAP = 2  # pixels on each side of a gap that is closed
 
 
 @dataclass(eq=False)
@@ -59,22 +59,12 @@ class Inspected:
         """The share of pixels that the lesion masks of its records mark; and what masks enclose besides
         in slices, of a volume a few, as a multiple of what they mark there. 0 without masks.
         """
-        from scipy.ndimage import (  # slow import, needed for masks only
-            binary_dilation,
-            binary_erosion,
-            binary_fill_holes,
-            generate_binary_structure,
-        )
-
         masks = [record.mask() > 0.5 for record in self.records if record.mask]
         if not masks:
             return 0.0, 0.0
         slices = np.concatenate(masks).reshape(-1, *masks[0].shape[-2:])
         shown = slices[spread(np.flatnonzero(slices.any((1, 2))), MAX_MASKS)]
-        cross = generate_binary_structure(2, 1)[None]  # in a slice
-        wide = binary_dilation(np.pad(shown, MAX_GAP), cross, MAX_GAP)
-        filled = binary_erosion(binary_fill_holes(wide, cross), cross, MAX_GAP)
-        return slices.mean(), filled.sum() / max(1, shown.sum()) - 1
+        return slices.mean(), filled(shown).sum() / max(1, shown.sum()) - 1
 
     @property
     def name(self) -> str:

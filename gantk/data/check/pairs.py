@@ -16,6 +16,7 @@ import numpy as np
 
 from gantk.data.check.findings import Problem, problem
 from gantk.data.look import scale_to_unit
+from gantk.data.masks import outline
 from gantk.data.preparation import Pair, Record, RecordId
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.spread import spread, spread_over_owners
@@ -311,19 +312,36 @@ def draw_pairs(records: Sequence[Record], fit: Fit, file: Path) -> str:
     others = spread_over_owners(pairs[False], owners, 10 - len(shown))
     shown += [(pair, "") for pair in others]
     row = SHOWN_SIDE + LINE
-    sheet = Image.new("L", (2 * SHOWN_SIDE, row * len(shown)), "white")
+    sheet = Image.new("RGB", (2 * SHOWN_SIDE, row * len(shown)), "white")
     text = ImageDraw.Draw(sheet).text
     for number, (pair, doubt) in enumerate(shown):
+        lesion = _lesion(pair)
         for column, letter in enumerate("ab"):
             name = doubt + pair[letter].key[len(doubt) - NAME_LENGTH :]
             text((SHOWN_SIDE * column, row * number), name, "black")
             levels = np.rint(255 * _gray(pair[letter])).astype(np.uint8)
             picture = Image.fromarray(levels).resize((SHOWN_SIDE, SHOWN_SIDE))
+            if lesion is not None:
+                picture = outline(picture, lesion)
             sheet.paste(picture, (SHOWN_SIDE * column, row * number + LINE))
     with BytesIO() as content:
         sheet.save(content, "PNG")
         write_file(file, content.getvalue())
     return f"{len(shown)} of {sum(map(len, pairs.values()))} pairs"
+
+
+def _lesion(pair: Pair) -> np.ndarray | None:
+    """The lesions of a pair, (1, SHOWN_SIDE, SHOWN_SIDE), above 0 inside, of a volume in the plane of
+    `gray_of`; None without a mask.
+    """
+    from gantk.prepare.module import size_image
+
+    reads = [record.mask for record in pair.values() if record.mask]
+    if not reads:
+        return None
+    mask = reads[0]()
+    plane = mask if mask.ndim == 3 else mask[:, mask.shape[1] // 2]
+    return size_image(plane, (SHOWN_SIDE, SHOWN_SIDE), nearest=True)
 
 
 def _levels(record: Record) -> np.ndarray:

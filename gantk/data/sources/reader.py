@@ -16,6 +16,7 @@ import numpy as np
 
 from gantk.catalog.catalog import Row
 from gantk.catalog.contrasts import contrast_names
+from gantk.data.masks import filled
 from gantk.errors import UserError, count_noun
 from gantk.formats import files as io
 from gantk.formats.image import Image, Scan, in_channels
@@ -67,6 +68,7 @@ class Reader:
         self.dims = dims
         self.channels: int | None = None  # that all images are converted to
         self.view = SamplingGrid()
+        self.fill_masks = False  # whether what masks enclose is lesion too
         self._first: dict[str, tuple[int, Path]] = {}  # domain -> channels of the first file read
         self.kept = KeptImages()
         self.inspected: dict[Scan, Any] = {}  # what `data check` has found in the files
@@ -198,9 +200,16 @@ class Reader:
 
     def _mask(self, row: Row, file: Path) -> Image:
         """The share of each voxel that is inside the mask, 0 to 1, on the view's grid."""
+        image = self.lesions(file)
+        return self.view.forward(resample_onto(image, row.grid, order=0) if row.onto else image)
+
+    def lesions(self, file: Path) -> Image:
+        """A mask of lesions as its file has it, float32 of 0 and 1."""
         image = io.read(file)
-        image = resample_onto(image, row.grid, order=0) if row.onto else image
-        return self.view.forward(replace(image, pixels=(image.pixels > 0).astype(np.float32)))
+        marked = image.pixels > 0
+        if self.fill_masks:
+            marked = filled(marked)
+        return replace(image, pixels=marked.astype(np.float32))
 
 
 @dataclass(frozen=True, slots=True)
