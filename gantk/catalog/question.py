@@ -144,7 +144,7 @@ def in_words(
             shown.append(f"{others} more")
         parts.append(f"{len(left_out)} left out ({', '.join(shown)})")
     if by:
-        how = by.replace("{running}", "{running} (a number that is no patient)")
+        how = by.replace("{running}", "{running} (an image number and no patient)")
         parts.append(f"by {how}")
     return "; ".join(parts)
 

@@ -483,9 +483,9 @@ def masks_in_words(source: ImageSource, records: Iterable[Record]) -> str:
     if not example:
         return ""
     if word:
-        return f"to score lesions, use '{example}' and others by --set data.source.mask={word}"
-    what = f"a word of their names, such as '{example}'"
-    return f"to score lesions, name them by --set data.source.mask=WORD, {what}"
+        return f"to score lesions, add --set data.source.mask={word} (files such as '{example}')"
+    what = f"with a word of the masks' names (files such as '{example}')"
+    return f"to score lesions, add --set data.source.mask=WORD, {what}"
 
 
 def unused_masks(source: ImageSource) -> tuple[str, str]:

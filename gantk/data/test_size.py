@@ -30,9 +30,9 @@ def needed_patients() -> int:
 
 
 def needed_words() -> str:
-    """How many test patients can tell a gain from chance, in words."""
+    """How many test patients a significant gain needs, a sentence."""
     one = least_patients()
-    return f"it takes {one} to tell a gain in one score from chance, {needed_patients()} in every score"
+    return f"A significant gain needs at least {one} test patients for one score, {needed_patients()} for every score"
 
 
 def folds_of(patients: int) -> int:

@@ -96,8 +96,10 @@ def _say_runs(recipes: Sequence[Path], are_compared: bool, folds: int, hours: fl
         say_next(f"gantk run {argument(recipes[0])}")
     if folds:
         trainings = folds * len(recipes)
-        total = f"{trainings} trainings, {duration(3600 * hours * trainings)} in all"
-        say(f"folds    few patients: train {folds} times, to test each patient once ({total})")
+        total = duration(3600 * hours * trainings)
+        say(
+            f"folds    to test each of so few patients once, train {trainings} times ({total} in all):"
+        )
     for each, run in zip(recipes, runs, strict=True):
         if folds:
             say_next(folds_command(argument(each), run, folds))

@@ -135,15 +135,15 @@ def planned_split(seen: Scans) -> tuple[dict[str, Any] | None, str, int]:
         why = "fewer than two patients have images of both kinds"
         if not patients_of(seen.records):
             why = "the patients are not known"
-        what = "runs of neighbouring slices" if are_slices else "single images"
-        return values, f"{what} are held out, as {why}", 0
+        what = "blocks of neighbouring slices" if are_slices else "single images"
+        return values, f"{what} are held out, because {why}", 0
 
     folds = folds_of(patients)
     why = f"{folds} folds test each patient once"
     if patients < least_patients():
         values = {"folds": folds, "fold": 0, "validation": 0.0, "by": "patient"}
-        why += "; validation = 0: so few patients are needed for training and test"
+        why += ". No validation set, because so few patients are needed for training and test"
     splits, how = split_records(seen.records, SplitTable.model_validate(values))
-    how += f"; held out {splits.held_out}"
+    how += f". In {splits.held_out}"
     too_few = few_test_patients(splits)
-    return (values, f"{how}; {too_few}; {why}", folds) if too_few else (values, how, 0)
+    return (values, f"{how}. {too_few}. {why}", folds) if too_few else (values, how, 0)

@@ -372,7 +372,7 @@ def _method_lines(seen: Scans, size: Size, hours: float, settings: list[str]) ->
 
     lines = {f"method.{key}": (value, comments.get(key, "")) for key, value in method.items()}
     reasons = ["set by you" if asked else "", proposal[1]]
-    lines["method.name"] = (method["name"], "; ".join(filter(None, reasons)))
+    lines["method.name"] = (method["name"], ". ".join(filter(None, reasons)))
     train = mapping(changed.tables.get("train"))
     if "optimizers" in train and method["name"] == changed.tables["method"]["name"]:
         lines["train.optimizer"] = (None, "each network has its own")
@@ -454,11 +454,13 @@ def _text(seen: Scans, lines: Lines, hours: float) -> str:
     joined = " and ".join(seen.domains)
     if seen.to:
         joined = " to ".join(seen.domains)
-        both = "" if seen.suits_paired else "; methods with cycles train and score both directions"
-        facts["to"] = f"{joined} is asked for{both}"
+        both = "" if seen.suits_paired else ". Methods with cycles train and score both directions"
+        facts["to"] = f"{joined}, as you asked{both}"
     elif len(seen.domains) == 2 and seen.suits_paired:
         first, last = map(argument, seen.domains)
-        facts["to"] = f"both directions; one alone, in less time: --to {first} or --to {last}"
+        facts["to"] = (
+            f"both directions are trained. One alone takes less time: --to {first} or --to {last}"
+        )
     method, why = lines["method.name"]
     facts["method"] = f"{method}: {why}"
     out = [f"# Made by `gantk plan` for a run of {duration(3600 * hours)}. It found:"]

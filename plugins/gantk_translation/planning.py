@@ -24,7 +24,7 @@ def plan_paired(seen: Any, size: Sequence[int], *, hours: float, dims: int) -> P
     """Pix2Pix for registered pairs."""
     if not seen.suits_paired:
         return None
-    why = "" if seen.method else f"the pairs fit, so the method is paired: {seen.fit}"
+    why = "" if seen.method else f"the pairs fit, so the method is paired. Measured: {seen.fit}"
     direction = {"both": False} if seen.to else {}
     return "pix2pix_t1t2", why, direction | _for_size(size)
 
@@ -54,17 +54,17 @@ def plan_unpaired(seen: Any, size: Sequence[int], *, hours: float, dims: int) ->
             changes = UNMATCHED | {"local_ncc": 2.0, "flat_region": background["flat_region"]}
 
     changes = {key: value for key, value in background.items() if key != "flat_region"} | changes
-    why = "" if seen.method else f"{_why_unpaired(seen)}, so the method is unpaired"
-    pairs = f"without weak pairs: {unmatched}" if unmatched else ""
+    why = "" if seen.method else f"the method is unpaired, because {_why_unpaired(seen)}"
+    pairs = f"Without weak pairs: {unmatched}" if unmatched else ""
     if seen.examination.same_heads and not unmatched:
         pairs = (
-            "as both domains seem to show the same heads, weak pairs make it nearly a paired one"
+            "Both domains seem to show the same heads, so weak pairs make this nearly paired training"
             " (without them: --set method.pairs=none)"
         )
     # without fat and skull, what is darker in T1 is brighter in T2; else the contrast is open
     inverts = seen.is_stripped and "t2" in seen.kinds and {"t1", "t1ce", "pd"} & {*seen.kinds}
     changes["contrast"] = "inverted" if inverts else None
-    reason = "; ".join(filter(None, [why, pairs]))
+    reason = ". ".join(filter(None, [why, pairs]))
     return recipe, reason, changes | _for_size(size)
 
 

@@ -272,7 +272,7 @@ def test_pictures_of_the_same_heads_are_noticed(tmp_path, moved):
         save_slice(tmp_path / CONTRAST[record.domain] / f"{first + number}.png", record.read()[0])
     result = check(tmp_path, layout="contrasts_pictures", table=tmp_path / "pairs.csv")
     said = result["summary"]["pairs"]
-    assert said.startswith("none found")
+    assert said.startswith("none ")
     assert ("same heads" in said) != bool(moved)
     rows = csv.DictReader((tmp_path / "pairs.csv").read_text().splitlines())
     pairs = defaultdict(set)
@@ -312,7 +312,7 @@ def test_a_patient_whose_pairs_do_not_fit_is_named(tmp_path, planes_apart, blank
     with Picture.open(tmp_path.with_suffix(".png")) as pairs:  # ten pairs below each other
         assert pairs.height > 5 * pairs.width
     in_test = "subject-002" in result["summary"]["held out"].partition("test: ")[2]
-    of_patients = [each for each in told if "or show other planes" in each]
+    of_patients = [each for each in told if "or show different slices" in each]
     assert all(("subject-002 in the test (" in each) == in_test for each in of_patients)
     assert result["summary"]["pairs"].startswith("60 by name; ")
 
@@ -359,7 +359,7 @@ def test_real_folders_raise_no_alarm(shared_data, name):
     pairs = [each["what"] for each in problems if each["kind"] == "pairs"]
     if name == "ct_mri":  # the slices of one of its patients show other planes
         assert "1 of 6 measured patients" in pairs[0]
-        assert re.search(r": 32( in the test)? \(59% of 22\)\. In brackets", pairs[0])
+        assert re.search(r": 32( in the test)? \(59% of 22 comparisons\)\.", pairs[0])
         # and the CT of another was exported with another window
         assert [each["files"] for each in problems if each["kind"] == "windows"] == [["20"]]
         alarms -= {"pairs", "windows"}
@@ -608,7 +608,8 @@ def test_a_plugin_reads_what_its_source_accepts(tmp_path, add_plugin):
     assert found["summary"]["files"] == "1 npz, 28 images, 64 x 64"
     assert (
         found["summary"]["pairs"]
-        == "14 registered; 14 measured, which fit better than those of other images in 100% (chance 50 %)"
+        == "14 registered; 14 measured: images fit their partner better than another image in 100% of comparisons"
+        " (chance: 50%)"
     )
 
 

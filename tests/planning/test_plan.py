@@ -95,9 +95,9 @@ def test_few_patients_are_split_as_the_plan_says(patients, keys, sets, tmp_path,
 
     assert tomllib.loads(text)["data"]["split"] == keys | {"by": "patient"}
     assert sets in found
-    assert f"split {found}; held out {held_out}; {sets.split()[-3]} test patient" in said
-    assert "it takes 6 to tell a gain in one score from chance, 10 in every score" in said
-    assert f"; {min(5, patients)} folds test each patient once" in said
+    assert f"split {found}. In {held_out}. {sets.split()[-3]} test patient" in said
+    assert "needs at least 6 test patients for one score, 10 for every score" in said
+    assert f". {min(5, patients)} folds test each patient once" in said
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_pairs_that_do_not_fit_are_not_used(tmp_path, instant_trials):
     for path, count in ((tmp_path, 1), (pictures(other), 0)):
         said = warnings_about(load({"name": "folders", "path": str(path)}, PAIRED))
         assert sum("the pairs may show different patients" in line for line in said) == count
-    assert "paired: an image matches its partner better" in " ".join(plan(other).split("\n#   "))
+    assert "paired. Measured: a shift by" in " ".join(plan(other).split("\n#   "))
 
 
 def test_time_decides_size_and_steps(tmp_path, instant_trials):
@@ -185,7 +185,7 @@ def test_an_asked_method_says_why_it_has_no_weak_pairs(hours, said, tmp_path, in
     text = plan(pictures(tmp_path), hours=hours, set=["method.name=cyclegan"])
     assert ("pairs" in tomllib.loads(text)["method"]) != said
     (line,) = (each for each in text.splitlines() if each.startswith("# method"))
-    assert ("set by you; without weak pairs: comparing" in line) == said
+    assert ("set by you. Without weak pairs: comparing" in line) == said
 
 
 def test_recipes_of_several_methods_compare(tmp_path, instant_trials, monkeypatch, gantk):
@@ -213,7 +213,7 @@ def test_recipes_of_several_methods_compare(tmp_path, instant_trials, monkeypatc
     reasons = ["fewest of the methods" in path.read_text("utf-8") for path in paths]
     assert reasons == [False, True], "one has fewer steps than it could"
     assert "next     gantk run" not in said  # the folds are the runs
-    assert "patient once (10 trainings, 30 min 00 s in all)\n" in said
+    assert "train 10 times (30 min 00 s in all):\n" in said
     assert (
         "next     for k in 0 1 2 3 4; do gantk run"
         f" {tmp_path}/mine-cyclegan.toml --set data.split.folds=5 --set data.split.fold=$k"

@@ -321,7 +321,7 @@ def test_runs_are_compared_on_the_same_test_images(gantk, tiny_run, copied_run, 
     (copied_run / "recipe.toml").write_text(recipe.replace("cycle = 5.0", "cycle = 7.0"))
     other = copied_run.rename(copied_run.with_name("other"))
     split = read_json(other / "split.json")
-    found = "the pairs of 1 of 6 measured patients may be badly aligned"
+    found = "the pairs of 1 of 6 measured patients may be misaligned"
     write_json(other / "split.json", split | {"warnings": [f"warning  {found}", "note     a"]})
     done = gantk("report", tiny_run, other, "--out", tmp_path / "both.html").ok()
 

@@ -71,10 +71,8 @@ MIN_DOMAIN_SHARE = 0.1  # of the images of the most frequent contrast; rarer one
 MIN_TRAINING_IMAGES = 20  # of a domain; of fewer, a line says so
 FORMAT = 1  # version of the result; increased when the meaning of a key changes
 SEVERITIES = ("error", "warning", "note")
-UNSEEN = "at each patient, {}: another sequence of a contrast is not recognised"
-NAME_UNKNOWN = (
-    f"one may be in training and test, and most scores have no intervals: {NAME_PATIENTS}"
-)
+UNSEEN = "at each patient ({}): gantk does not notice another sequence of the same contrast"
+NAME_UNKNOWN = f"one may be in training and test, and most scores get no interval. To mend this, {NAME_PATIENTS}"
 
 
 def check(
@@ -563,9 +561,7 @@ def _summary_of_use(found: Examination, usage: Study) -> dict[str, str]:
     has_volumes = any(record.scan_key for record in usage.records)  # else the layout says all
     trained = Counter(record.domain for record in usage.splits["train"])
     fewest = min(trained.values(), default=MIN_TRAINING_IMAGES)
-    few = (
-        f"a domain has only {count_noun(fewest, 'training image')}: seldom enough for new patients"
-    )
+    few = f"a domain has only {count_noun(fewest, 'training image')}, rarely enough for a model to work on new patients"
     lines = {
         "layout": layout,
         "domains": usage.images_in_words(usage.records) if not layout or has_volumes else "",
@@ -575,7 +571,7 @@ def _summary_of_use(found: Examination, usage: Study) -> dict[str, str]:
         "few": few if fewest < MIN_TRAINING_IMAGES else "",
         "too few": few_test_patients(usage.splits),
         "masks": masks_in_words(usage.source, usage.records),
-        "look": UNSEEN.format("by --pictures pairs.png") if found.fit else "",
+        "look": UNSEEN.format("--pictures pairs.png") if found.fit else "",
         "CT": _ct_pictures_in_words(found.items),
     }
     return {topic: line for topic, line in lines.items() if line}
@@ -588,8 +584,8 @@ def _pairs_in_words(found: Examination, usage: Study) -> str:
         return "none found on one grid: use --set data.source.onto=a"
     if found.same_heads:
         return (
-            "none found, but both domains seem to show the same heads: `gantk data check SCANS --table"
-            " pairs.csv` writes likely pairs, to be checked"
+            "none known, but both domains seem to show the same heads. `gantk data check SCANS --table"
+            " pairs.csv` lists likely pairs for you to check"
         )
     if not pairs:
         return "none found"
@@ -605,12 +601,14 @@ def _pairs_in_words(found: Examination, usage: Study) -> str:
     said = f"{said}; {found.fit.measured} measured"
     if found.fit.likeness is None:
         return said
-    return f"{said}, which fit better than those of other images in {found.fit.likeness:.0%} (chance 50 %)"
+    return f"{said}: images fit their partner better than another image in {found.fit.likeness:.0%} of comparisons (chance: 50%)"
 
 
 def _ct_pictures_in_words(items: Sequence[Inspected]) -> str:
     """That 8-bit CT has no Hounsfield units; "" without such."""
     of_8_bits = (item for item in items if item.facts.get("dtype") == "uint8")
     if any("ct" in map(usual_contrast, item.domains) for item in of_8_bits):
-        return "of 8 bits, as pictures: gray values and no Hounsfield units, also in generated CT"
+        return (
+            "8-bit pictures: gray values, no Hounsfield units. Generated CT will have none either"
+        )
     return ""

@@ -104,12 +104,12 @@ class Fit(NamedTuple):
 
     def __str__(self) -> str:
         partners = (
-            f"an image matches its partner better than another image in {self.likeness or 0:.0%} of"
-            " comparisons (chance 50 %), and "
+            f". Images fit their partner better than another image in {self.likeness or 0:.0%} of"
+            " comparisons (chance: 50%)"
         )
         return (
-            f"{'' if self.likeness is None else partners}{self.gain:.2f} times as well as after a"
-            f" shift by 2 % of the width (true pairs {MIN_GAIN} or more)"
+            f"a shift by 2% of the width weakens the fit by a factor of {self.gain:.2f} (true pairs:"
+            f" {MIN_GAIN} or more){'' if self.likeness is None else partners}"
         )
 
 
@@ -377,7 +377,7 @@ def pairs_that_do_not_fit(fit: Fit | None, tested: Collection[str]) -> Iterator[
         yield problem(
             "pairs",
             f"the pairs may show different patients or be badly aligned: {fit}. Paired methods"
-            " learn from them, and scores are computed from them"
+            " learn from pairs, and scores are computed from them"
             f"{f'. Look first at {first}' if first else ''}",
             remedy="correct them (a picture of two images has these side by side), or use an unpaired"
             " method, and set data.source.pairs=none",
@@ -386,15 +386,17 @@ def pairs_that_do_not_fit(fit: Fit | None, tested: Collection[str]) -> Iterator[
 
     if fit.misfits:
         ends = {True: " in the test", False: ""}
-        shown = [f"{name}{ends[name in tested]} ({share})" for name, share in fit.misfits.items()]
+        shown = [
+            f"{name}{ends[name in tested]} ({share} comparisons)"
+            for name, share in fit.misfits.items()
+        ]
         what = (
-            f"the pairs of {len(fit.misfits)} of {len(fit.of_patients)} measured patients may be badly"
-            f" aligned or show other planes: {join_first(shown)}. In brackets: in how many comparisons an"
-            " image matches its partner better than the slices beside it (true pairs"
-            f" {MIN_LIKENESS_OF_PATIENT:.0%} or more)"
+            f"the pairs of {len(fit.misfits)} of {len(fit.of_patients)} measured patients may be"
+            f" misaligned or show different slices: {join_first(shown)}. Images should fit their partner"
+            f" better than neighbouring slices in at least {MIN_LIKENESS_OF_PATIENT:.0%} of comparisons"
         )
         left = f"{fit.patients - len(fit.misfits)} of {fit.patients} patients are left"
-        remedy = f"look at them (--pictures pairs.png); correct these patients, or leave them out ({left})"
+        remedy = f"look at them (--pictures pairs.png). Then correct these patients, or leave them out ({left})"
         yield replace(problem("pairs", what, (), remedy), leave_out=[*fit.misfits])
     for why, words in DOUBTS.items():
         names = sorted(name for name, doubt in fit.doubted.items() if doubt == why)

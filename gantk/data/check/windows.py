@@ -46,8 +46,8 @@ def other_windows(records: Iterable[Record], names: Mapping[str, str]) -> Iterat
         odd = [patient for patient, far in distances.items() if far > least]
         if odd:
             what = (
-                f"the {names[letter]} of these patients is brighter or darker than the others',"
-                " perhaps by another window:"
+                f"the {names[letter]} of these patients is brighter or darker than that of the others,"
+                " perhaps exported with another window:"
             )
             yield replace(problem("windows", what, odd), leave_out=odd)
 

@@ -192,7 +192,7 @@ def _draw(records: Sequence[Record], table: SplitTable, known: Fingerprints) -> 
 
     how = f"by {by}: "
     if by == "block":
-        how = "by block of slices (of pictures: by name): "
+        how = "by block of neighbouring slices (pictures: by name): "
     if folds:
         how = f"fold {table.fold} of {folds} (counted from 0), {how}"
 
@@ -246,7 +246,7 @@ def _description(
         return f"{counts} ({', '.join(_counts_of_sets(sets))} images)"
 
     left_out = len(records) - sum(map(len, sets.values()))
-    beside = f"; {left_out} left out, as next to held-out images (data.split.gap = {gap})"
+    beside = f"; {left_out} left out: neighbours of held-out images (data.split.gap = {gap})"
     if are_copies:
         beside += " or copies"
     return _counts(sets) + (beside if left_out else "")
@@ -487,7 +487,7 @@ def held_out_patients(patients: Mapping[str, Iterable[str]]) -> str:
 
 
 def few_test_patients(splits: Mapping[str, Sequence[Record]]) -> str:
-    """A sentence for a test set in which not every score can be significantly better than a
+    """Sentences on a test set in which not every score can be significantly better than a
     baseline's; "" for others. Where there are pairs, images without a partner are not scored.
     """
     tested = splits.get("test", ())
@@ -495,7 +495,7 @@ def few_test_patients(splits: Mapping[str, Sequence[Record]]) -> str:
     patients = patients_of(paired or tested)
     if not patients or len(patients) >= needed_patients():
         return ""
-    return f"{count_noun(patients, 'test patient')}: {needed_words()}"
+    return f"{count_noun(patients, 'test patient')}. {needed_words()}"
 
 
 def consequences(
