@@ -535,27 +535,29 @@ def translate(
             source = {name: Path(path) for name, path in input.items()}
         else:
             source = Path(input)
+        tested = _test_result(model)
         translation = Translation(
             model,
             to,
             options,
             volume,
-            _say_after(_notes_on_model(model), say),
+            _say_after([f"tested   {tested}"] if tested else [], say),
             suffix=suffix,
+            tested=tested,
             overwrite=overwrite,
             input_layout=layout,
         )
         return translation.path(source, Path(output))
 
 
-def _notes_on_model(model: Model) -> list[str]:
-    """What a user of a run must know before its results: that a baseline is better."""
+def _test_result(model: Model) -> str:
+    """The first sentence of the report of a model's run; "" where it was never scored."""
     if model.run is None or not (model.run.path / "metrics.json").exists():
-        return []
+        return ""
     from gantk.metrics.rows import judgement
 
-    sentence, tone = judgement(model.run)
-    return [f"note     {sentence}"] if tone == "bad" else []
+    sentence, _ = judgement(model.run)
+    return sentence
 
 
 def _say_after(lines: list[str], say: Say) -> Say:

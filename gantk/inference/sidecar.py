@@ -26,6 +26,7 @@ class ResultFile:
     sources: Sequence[Path]  # the files of these
     model: Mapping[str, str]  # as of `Model.identity`
     said: Sequence[Note] = ()  # about the result
+    tested: str = ""  # how good the model is
 
     @property
     def path(self) -> Path:
@@ -79,6 +80,8 @@ class ResultFile:
         }
         if self.model.get("limits"):
             facts["Limits"] = self.model["limits"]
+        if self.tested:
+            facts["Tested"] = self.tested
         facts["FitsTrainingData"] = {
             name: {"Fits": checked.fits, "Reasons": checked.reasons}
             for name, checked in self.given.items()

@@ -68,6 +68,7 @@ class Translation:
     suffix: str = ""  # of results; "": the input's
     overwrite: bool = False  # whether to replace what gantk did not write
     input_layout: str = ""  # whose each file of a folder is; "": gantk finds it
+    tested: str = ""  # how good the model is, for the JSON files
 
     def __post_init__(self) -> None:
         self._set_direction()
@@ -416,7 +417,9 @@ class Translation:
             given = {name: check for name, check in case.checks.items() if name != of_others}
             sources = [job.scans[name].path for name in given]
             result = case.part(made[output.tail], output.contrast)
-            file = ResultFile(output, result, given, sources, self.identity, case.notes)
+            file = ResultFile(
+                output, result, given, sources, self.identity, case.notes, self.tested
+            )
             result = replace(result, notes=file.lines())
             image = self.format.fit(output.path, result, job.files[0])
             fitted.append(replace(file, image=image))

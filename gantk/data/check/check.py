@@ -68,6 +68,7 @@ from gantk.recipe.load import Recipe, mapping
 
 MAX_SCANS_OF_RUN = 256  # scans that a run checks before it trains
 MIN_DOMAIN_SHARE = 0.1  # of the images of the most frequent contrast; rarer ones are no domain
+MAX_LISTED = 3  # sizes, types and spacings
 MIN_TRAINING_IMAGES = 20  # of a domain; of fewer, a line says so
 FORMAT = 1  # version of the result; increased when the meaning of a key changes
 SEVERITIES = ("error", "warning", "note")
@@ -543,9 +544,14 @@ def _summary_of_files(items: Sequence[Inspected]) -> dict[str, str]:
         ("type", "dtype", ""),
         ("spacing", "spacing", " mm"),
     ):
-        values = {_in_words(facts[key]) + unit for facts in readable if facts[key]}
-        if values:
-            parts.append(values.pop() if len(values) == 1 else count_noun(values, topic))
+        counts = Counter(_in_words(facts[key]) + unit for facts in readable if facts[key])
+        if len(counts) > MAX_LISTED:
+            parts.append(count_noun(counts, topic))
+        else:
+            several = len(counts) > 1
+            parts += [
+                f"{count} of {value}" if several else value for value, count in counts.most_common()
+            ]
     if len(readable) < len(items):
         parts.append(f"{len(items) - len(readable)} cannot be read")
     return {"files": ", ".join(parts)} if parts else {}
