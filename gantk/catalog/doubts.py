@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from gantk.catalog.catalog import Row
 from gantk.catalog.words import (
@@ -18,6 +18,7 @@ from gantk.catalog.words import (
 )
 from gantk.plugin.layout import Layout
 
+FIELDS_OF_KIND = ("ab", "class", "contrast")  # which say what an image shows
 CHANNELS_WITHOUT_NAMES = (
     "end in numbers of channels, which are different contrasts, and no dataset.json names them"
 )
@@ -39,12 +40,19 @@ def doubt_about_table(rows: Sequence[Row], layout: Layout, contrasts: Sequence[s
         whose = " ".join(filter(None, (patient, visit, name))) or "one image"
         return f"'{whose}' has {count} files of {contrast}"
 
+    if layout.general and contrasts:
+        return _lone_gap(rows, wanted)
+    return ""
+
+
+def _lone_gap(rows: Sequence[Row], wanted: set[str]) -> str:
+    """Which patient alone, of more than two, lacks some of the wanted contrasts."""
     contrasts_of = _contrasts_of_patients(rows)
     without = [patient for patient, own in contrasts_of.items() if patient and wanted - own]
-    if layout.general and contrasts and len(contrasts_of) > 2 and len(without) == 1:
-        missing = " and ".join(sorted(wanted - contrasts_of[without[0]]))
-        return f"'{without[0]}' alone has no {missing}"
-    return ""
+    if len(contrasts_of) < 3 or len(without) != 1:
+        return ""
+    missing = " and ".join(sorted(wanted - contrasts_of[without[0]]))
+    return f"'{without[0]}' alone has no {missing}"
 
 
 def doubt_about_names(
@@ -59,25 +67,32 @@ def doubt_about_names(
         return CHANNELS_WITHOUT_NAMES
 
     for fields in fields_of:
-        said = fields.get("ab") or fields.get("class") or fields.get("contrast", "")
+        said = next(filter(None, map(fields.get, FIELDS_OF_KIND)), "")
         if whole(PLACE_OR_PERSON, said):
             return f"'{said}' may be no kind or class of image, but where or of whom it is"
 
-    numbers: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for row, fields in zip(rows, fields_of, strict=True):
-        if "running" in fields:
-            numbers[row.contrast, row.label, row.split].append(fields["running"])
-    if not all(map(are_running_numbers, numbers.values())):
+    if not all(map(are_running_numbers, _running_numbers(rows, fields_of))):
         return "numbers in names of pictures may be those of patients"
-    if layout.one_patient and max(Counter(row.contrast for row in rows).values()) > 1:
+    there = {row.contrast for row in rows}
+    if layout.one_patient and len(there) < len(rows):
         return "there are several files of one contrast"
     contrasts_of = _contrasts_of_patients(rows)
     if "{patient}" in layout.pattern and may_be_people_with_visits({*contrasts_of}):
         return f"the patient of '{min(contrasts_of)}' may be its first word alone"
-    there = set().union(*contrasts_of.values())
     if 1 < len(contrasts_of) == sum(map(len, contrasts_of.values())) == len(there):
         return "its patients would tell the contrasts apart"
     return ""
+
+
+def _running_numbers(
+    rows: Sequence[Row], fields_of: Sequence[Mapping[str, str]]
+) -> Iterable[list[str]]:
+    """The running numbers of each contrast, class and split."""
+    numbers: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for row, fields in zip(rows, fields_of, strict=True):
+        if "running" in fields:
+            numbers[row.contrast, row.label, row.split].append(fields["running"])
+    return numbers.values()
 
 
 def _contrasts_of_patients(rows: Sequence[Row]) -> dict[str, set[str]]:

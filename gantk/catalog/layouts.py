@@ -418,13 +418,24 @@ def explain(
             found.doubt = "many images are of another form"
             return found
 
+    found.doubt = _doubt(found, fields_of, layout, contrasts)
+    return found.of_contrasts(contrasts)
+
+
+def _doubt(
+    found: Reading,
+    fields_of: Sequence[Mapping[str, str]],
+    layout: Layout,
+    contrasts: Sequence[str],
+) -> str:
+    """Why the reading of a line is not certain; "" where it is."""
     if found.left_out and not layout.words:
         (path, what), *more = found.left_out.items()
-        found.doubt = f"'{path}' is {what}" + (f", and {len(more)} more" if more else "")
-    found.doubt = found.doubt or doubt_about_table(found.rows, layout, contrasts)
-    if layout.general:
-        found.doubt = found.doubt or doubt_about_names(found.rows, fields_of, layout)
-    return found.of_contrasts(contrasts)
+        return f"'{path}' is {what}" + (f", and {len(more)} more" if more else "")
+    doubt = doubt_about_table(found.rows, layout, contrasts)
+    if doubt or not layout.general:
+        return doubt
+    return doubt_about_names(found.rows, fields_of, layout)
 
 
 def _without_suffix_of_format(pattern: str) -> str:

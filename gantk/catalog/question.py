@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from gantk.catalog.catalog import Row
@@ -118,11 +118,7 @@ def in_words(
     contrasts = Counter(row.contrast or "images" for row in rows)
     labels = {row.label for row in rows} - {""}
     parts = [", ".join(f"{name} {count}" for name, count in contrasts.most_common())]
-    patients = {row.subject for row in rows} - {""}
-    visits = {(row.subject, row.session) for row in rows if row.session}
-    parts.append(count_noun(patients, "patient") if patients else "patients unknown")
-    if visits:
-        parts.append(count_noun(visits, "visit"))
+    parts += _people_in_words(rows)
     if len(contrasts) > 1:
         count = len(pairs_of(rows)) if pairs is None else pairs
         parts.append(count_noun(count, "pair") if count else "no pairs")
@@ -135,18 +131,32 @@ def in_words(
     if labels:
         parts.append(f"classes {', '.join(sorted(labels))}")
     if left_out:
-        kinds = Counter(left_out).most_common()
-        shown = [
-            f"{count} {PLURALS.get(what, what) if count > 1 else what}"
-            for what, count in kinds[:MAX_REASONS]
-        ]
-        if others := sum(count for _, count in kinds[MAX_REASONS:]):
-            shown.append(f"{others} more")
-        parts.append(f"{len(left_out)} left out ({', '.join(shown)})")
+        parts.append(f"{len(left_out)} left out ({_count_kinds(left_out)})")
     if by:
         how = by.replace("{running}", "{running} (an image number and no patient)")
         parts.append(f"by {how}")
     return "; ".join(parts)
+
+
+def _people_in_words(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield how many patients rows are of, and how many visits, where these are known."""
+    patients = {row.subject for row in rows} - {""}
+    visits = {(row.subject, row.session) for row in rows if row.session}
+    yield count_noun(patients, "patient") if patients else "patients unknown"
+    if visits:
+        yield count_noun(visits, "visit")
+
+
+def _count_kinds(left_out: Sequence[str]) -> str:
+    """How many images are left out of each kind, the most frequent first: `8 masks, 4 of _brain`."""
+    kinds = Counter(left_out).most_common()
+    shown = [
+        f"{count} {PLURALS.get(what, what) if count > 1 else what}"
+        for what, count in kinds[:MAX_REASONS]
+    ]
+    if others := sum(count for _, count in kinds[MAX_REASONS:]):
+        shown.append(f"{others} more")
+    return ", ".join(shown)
 
 
 def rows_in_words(how: str, rows: Iterable[Row], pairs: int | None = None) -> str:

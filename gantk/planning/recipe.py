@@ -149,27 +149,27 @@ def plan_methods(
     seen.to = to
     seen.both_kinds = len(kinds) > 1
     sizes = _sizes(seen)
-    asked = []
+    asked: list[tuple[Scans, list[str]]] = []
     for method in methods:
         own = [*settings, f"method.name={method}"] if method else settings
-        for_method = copy.copy(seen)  # with all that was measured
-        for_method.method = method or decided.get("method.name", "")
-        if for_method.suits_paired and too_many_alone(seen.records):
-            what = (
-                f"the method '{for_method.method}' needs registered pairs, which these scans lack"
-            )
-            raise UserError(what, where="--methods", remedy="leave it out; dualgan needs no pairs")
-        asked.append((for_method, own))
-    choices = [_choose(*each, sizes, hours, device) for each in asked]
-    size = min((each.size for each in choices), key=lambda size: prod(size.sides))
-    if any(each.size != size for each in choices):
-        choices = [_choose(*each, [size], hours, device) for each in asked]
+        asked.append((_scans_for(seen, method or decided.get("method.name", "")), own))
+    choices = _choose_alike(asked, sizes, hours, device)
     steps = min(each.steps for each in choices)
     texts = [
         _text(for_method, _with_settings(each.lines(steps), own, folder), hours)
         for each, (for_method, own) in zip(choices, asked, strict=True)
     ]
     return texts, planned_split(seen)[2]
+
+
+def _scans_for(seen: Scans, method: str) -> Scans:
+    """The scans, with all that was measured, for this method; UserError where they do not suit it."""
+    scans = copy.copy(seen)
+    scans.method = method
+    if scans.suits_paired and too_many_alone(seen.records):
+        what = f"the method '{method}' needs registered pairs, which these scans lack"
+        raise UserError(what, where="--methods", remedy="leave it out; dualgan needs no pairs")
+    return scans
 
 
 def _with_settings(lines: Lines, settings: Iterable[str], folder: Path | None) -> Lines:
@@ -276,6 +276,20 @@ def _choose(
         return lines_of(chosen, count, why)
 
     return Choice(chosen, steps, lines)
+
+
+def _choose_alike(
+    asked: Sequence[tuple[Scans, list[str]]],
+    sizes: Sequence[Size],
+    hours: float,
+    device: str | None,
+) -> list[Choice]:
+    """A choice for each method, all of the largest size that each can afford."""
+    choices = [_choose(*each, sizes, hours, device) for each in asked]
+    size = min((each.size for each in choices), key=lambda size: prod(size.sides))
+    if all(each.size == size for each in choices):
+        return choices
+    return [_choose(*each, [size], hours, device) for each in asked]
 
 
 def _sizes(seen: Scans) -> list[Size]:
@@ -449,8 +463,7 @@ def _text(seen: Scans, lines: Lines, hours: float) -> str:
     """The recipe as TOML: facts of the scans, then each table with a comment on every key."""
     summary = seen.report["summary"].items()
     facts = {key: text for key, text in summary if key not in FACTS_OF_SPLIT}
-    if "split" in facts:
-        facts["split"] = lines["data.split"][1]
+    facts["split"] = lines["data.split"][1]
     joined = " and ".join(seen.domains)
     if seen.to:
         joined = " to ".join(seen.domains)
