@@ -27,7 +27,7 @@ from gantk.formats.image import (
 from gantk.formats.nifti import description_of
 from gantk.inference.case import Case, by_contrast, contrasts_to_make
 from gantk.inference.frame import Frame, TranslateOptions
-from gantk.inference.notes import warn
+from gantk.inference.notes import Note, warn
 
 # converts a result to the type of the object that was given, on its grid
 Back = Callable[[Image], Any]
@@ -42,27 +42,11 @@ def translate_object(model: Any, given: Any, to: str | None, options: TranslateO
     if isinstance(given, (list, tuple)):
         return [translate_object(model, each, to, options) for each in given]
 
-    frame = model.frame(to)
-    targets = frame.targets
-    notes = []
-    if isinstance(given, Mapping):
-        adapted = _contrasts_as_images(given, frame)
-        if frame.completes:
-            targets = contrasts_to_make(targets, adapted, to, "the input")
-    else:
-        image, back = _as_image(given, frame)
-        if to is None:
-            name = "the array" if image.is_array else f"'{image.path}'"
-            to, notes = model.domain_stated([image], name)
-        frame = model.frame(to)
-        targets = frame.targets
-        adapted = {frame.source: (image, back)}
-    case = Case(model, {name: image for name, (image, _) in adapted.items()}, to, "the input")
+    case, targets, back, notes = _as_case(model, given, to)
     made = case.translate(targets, options, _with_gradients(given, case.image))
     notes += [note for check in case.checks.values() for note in check.notes]
     said = warn(notes + case.notes)
     made = [replace(each, notes=said) for each in made]
-    back = next(iter(adapted.values()))[1]
 
     def as_given(results: list[Image]) -> Any:
         done = [back(each) for each in results]
@@ -71,7 +55,30 @@ def translate_object(model: Any, given: Any, to: str | None, options: TranslateO
     if not isinstance(given, Mapping):
         return as_given(made)
     results = {name: as_given([case.part(each, name) for each in made]) for name in targets}
-    return results[targets[0]] if to is not None and len(frame.targets) == 1 else results
+    return results[targets[0]] if to is not None and len(case.frame.targets) == 1 else results
+
+
+def _as_case(model: Any, given: Any, to: str | None) -> tuple[Case, list[str], Back, list[Note]]:
+    """What was given as a case, the contrasts to make of it, the conversion of results back, and what
+    is said of the direction.
+    """
+    frame = model.frame(to)
+    if isinstance(given, Mapping):
+        adapted = _contrasts_as_images(given, frame)
+        targets = frame.targets
+        if frame.completes:
+            targets = contrasts_to_make(targets, adapted, to, "the input")
+        images = {name: image for name, (image, _) in adapted.items()}
+        back = next(iter(adapted.values()))[1]
+        return Case(model, images, to, "the input"), targets, back, []
+
+    image, back = _as_image(given, frame)
+    notes = []
+    if to is None:
+        name = "the array" if image.is_array else f"'{image.path}'"
+        to, notes = model.domain_stated([image], name)
+    frame = model.frame(to)
+    return Case(model, {frame.source: image}, to, "the input"), frame.targets, back, notes
 
 
 def _contrasts_as_images(given: Mapping[str, Any], frame: Frame) -> dict[str, tuple[Image, Back]]:
@@ -122,19 +129,7 @@ def _from_array(value: Any, frame: Frame) -> tuple[Image, Back]:
     """
     array = _numbers(value, "an array")
     pixels = array if frame.channels > 1 else array[None]
-    axes = "H, W" if frame.dims == 2 else "D, H, W"
-    shapes = {frame.dims: f"({axes})", 3: "(D, H, W)"}  # by the number of spatial axes
-    if frame.channels > 1:
-        of = ", ".join(frame.sources)
-        shapes = {frame.dims: f"({frame.channels}, {axes}), a channel for each of {of}"}
-    fits = pixels.ndim - 1 in shapes and len(pixels) == frame.channels
-    if not fits or 0 in array.shape or array.shape[-1] == 1:
-        raise UserError(
-            f"an array of shape {array.shape} is no image of this model",
-            allowed=" or ".join(dict.fromkeys(shapes.values())),
-            remedy="translate images one by one, [model.translate(each) for each in array], with"
-            " channels, if any, on the first axis",
-        )
+    _expect_shape(pixels, array.shape, frame)
     missing = np.isnan(pixels).all(axis=tuple(range(1, pixels.ndim)))
     if frame.channels == 1 or frame.missing == "refuse":
         missing[:] = False
@@ -157,6 +152,25 @@ def _from_array(value: Any, frame: Frame) -> tuple[Image, Back]:
         return done.astype(kind, copy=False)
 
     return image, back
+
+
+def _expect_shape(pixels: np.ndarray, given: tuple[int, ...], frame: Frame) -> None:
+    """UserError where pixels (C, *spatial), of an array of the shape `given`, are no image of a
+    direction.
+    """
+    axes = "H, W" if frame.dims == 2 else "D, H, W"
+    shapes = {frame.dims: f"({axes})", 3: "(D, H, W)"}  # by the number of spatial axes
+    if frame.channels > 1:
+        of = ", ".join(frame.sources)
+        shapes = {frame.dims: f"({frame.channels}, {axes}), a channel for each of {of}"}
+    fits = pixels.ndim - 1 in shapes and len(pixels) == frame.channels
+    if not fits or 0 in given or given[-1] == 1:
+        raise UserError(
+            f"an array of shape {given} is no image of this model",
+            allowed=" or ".join(dict.fromkeys(shapes.values())),
+            remedy="translate images one by one, [model.translate(each) for each in array], with"
+            " channels, if any, on the first axis",
+        )
 
 
 def _with_gradients(value: Any, image: Image) -> Tensor | None:

@@ -156,13 +156,14 @@ class Translation:
 
     def _jobs_below(self, source: Path, target: Path) -> tuple[Sequence[Job], bool]:
         """The jobs of a folder or a table, as `_jobs_of`; what is not used is said."""
-        root = source if source.is_dir() else source.parent
         several = len(self.contrasts) > 1
         if source.is_dir():
+            root = source
             stripped = several and self.frame.stripped
             layout = self.input_layout
             catalog = inputs_below(source, target, self.contrasts, stripped=stripped, layout=layout)
         else:
+            root = source.parent
             catalog = read_table(source, self.contrasts)
         if self.to is None and not several:
             usual = self.contrasts
@@ -205,8 +206,12 @@ class Translation:
         """Say which images of a folder are not translated, for each reason in a line, and how to name
         one.
         """
-        scans = [scan for job in jobs for found in job.candidates.values() for scan in found]
-        used = {(scan.files, scan.volume) for scan in scans}  # those of a table have other names
+        used = {  # those of a table have other names
+            (scan.files, scan.volume)
+            for job in jobs
+            for scans in job.candidates.values()
+            for scan in scans
+        }
         several = len(self.contrasts) > 1
         unused = defaultdict(list)  # names by the reason
         for row in catalog:
@@ -502,14 +507,19 @@ class Translation:
         else:
             for path in written:
                 self.say(f"written  {path}{direction}")
-        if not failed:
-            return written
+        if failed:
+            raise self._failure(failed, len(outcomes))
+        return written
 
-        lines = [f"{len(failed)} of {len(outcomes)} {self.noun} could not be translated:"]
+    def _failure(self, failed: Mapping[Job, Exception], count: int) -> GantkError:
+        """The error that lists the failed jobs of this count; exit code 2 where the user is at fault
+        for all.
+        """
+        lines = [f"{len(failed)} of {count} {self.noun} could not be translated:"]
         for job, error in failed.items():
             # of a series the folder: no file is at fault
             lines.append(f"{job.first}: {error or type(error).__name__}")
         failure = GantkError("\n  ".join(lines))
-        if all(isinstance(found, UserError) for found in outcomes.values()):
+        if len(failed) == count and all(isinstance(each, UserError) for each in failed.values()):
             failure.exit_code = 2
-        raise failure
+        return failure
