@@ -42,13 +42,18 @@ class Case:
         self.is_one = [*images] == [self.frame.source]
         targets = self.frame.targets
         if len(targets) == 1 and [*images] == targets and not self.is_one:
-            what = f"the only contrast given is {targets[0]}, which is to be generated"
-            raise UserError(what, where="INPUT", allowed=self.frame.sources)
+            raise UserError(
+                f"the only contrast given is {targets[0]}, which is to be generated",
+                where="INPUT",
+                allowed=self.frame.sources,
+            )
         absent = [name for name in self.frame.sources if name not in images]
         if absent and self.frame.missing == "refuse" and not self.is_one:
-            what = f"{whose} lacks {' and '.join(absent)}"
-            remedy = 'add the files, or train a model with data.missing = "mask"'
-            raise UserError(what, where="INPUT", remedy=remedy)
+            raise UserError(
+                f"{whose} lacks {' and '.join(absent)}",
+                where="INPUT",
+                remedy='add the files, or train a model with data.missing = "mask"',
+            )
 
         self.checks = {}
         self.notes = []

@@ -49,18 +49,24 @@ class TranslateOptions:
 
     def __post_init__(self) -> None:
         if self.variants is not None and self.example is not None:
-            what = "--variants and --style cannot be combined: a style image fixes the translation"
-            raise UserError(what, where="--variants and --style")
+            raise UserError(
+                "--variants and --style cannot be combined: a style image fixes the translation",
+                where="--variants and --style",
+            )
 
         if self.variants is not None and self.variants < 1:
-            what = f"the number of translations cannot be {self.variants}"
-            raise UserError(what, where="--variants", allowed="1 or more")
+            raise UserError(
+                f"the number of translations cannot be {self.variants}",
+                where="--variants",
+                allowed="1 or more",
+            )
 
         several = self.variants is not None or self.example is not None
         if self.uncertainty and several:
-            where = "--uncertainty with --variants or --style"
-            what = "--uncertainty cannot be combined with --variants or --style"
-            raise UserError(what, where=where)
+            raise UserError(
+                "--uncertainty cannot be combined with --variants or --style",
+                where="--uncertainty with --variants or --style",
+            )
 
     @property
     def tails(self) -> list[str]:

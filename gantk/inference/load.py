@@ -34,8 +34,11 @@ def load_model(
     if isinstance(model, Model):
         return model
     if not isinstance(model, (str, os.PathLike, Iterable)):
-        what = f"a model of the type {type(model).__name__} cannot be loaded"
-        raise UserError(what, where="RUN", allowed="a path, a name, an address, or a list of these")
+        raise UserError(
+            f"a model of the type {type(model).__name__} cannot be loaded",
+            where="RUN",
+            allowed="a path, a name, an address, or a list of these",
+        )
     from_plugin = plugins().hook.gantk_load_model(model=model, device=device)
     if from_plugin is not None or not isinstance(model, (str, os.PathLike)):
         return from_plugin

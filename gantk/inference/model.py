@@ -188,8 +188,9 @@ class Model:
         # a name wins over a letter: the first domain may be called B
         chosen = called.get(known_contrast(name, [*called]) or "", name.lower())
         if chosen not in frames:
-            what = f"this model cannot generate '{name}'"
-            raise UserError(what, where="--to", allowed=[*letters])
+            raise UserError(
+                f"this model cannot generate '{name}'", where="--to", allowed=[*letters]
+            )
         return chosen
 
     def domain_stated(
@@ -411,9 +412,11 @@ class Model:
         post-steps; UserError where the model cannot do what they ask for.
         """
         if options.uncertainty:
-            what = "an uncertainty map is the spread of an ensemble, but RUN names one model"
-            remedy = "name several runs: gantk translate RUN1,RUN2 IN OUT --uncertainty"
-            raise UserError(what, where="--uncertainty", remedy=remedy)
+            raise UserError(
+                "an uncertainty map is the spread of an ensemble, but RUN names one model",
+                where="--uncertainty",
+                remedy="name several runs: gantk translate RUN1,RUN2 IN OUT --uncertainty",
+            )
         method = self.method_of_class(options.label)
         if options.contrasts:
             method = method.of_contrasts(options.contrasts)

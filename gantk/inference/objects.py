@@ -85,8 +85,10 @@ def _contrasts_as_images(given: Mapping[str, Any], frame: Frame) -> dict[str, tu
     """Each contrast of a patient as an image, by its name; UserError where their types differ."""
     contrasts = by_contrast(given, frame.sources, "images")
     if len({hasattr(value, "__array__") for value in contrasts.values()}) > 1:
-        what = "some contrasts are arrays, others are images of another type"
-        raise UserError(what, allowed="one type for all contrasts of a patient")
+        raise UserError(
+            "some contrasts are arrays, others are images of another type",
+            allowed="one type for all contrasts of a patient",
+        )
     of_one = replace(frame, channels=1)
     return {name: _as_image(value, of_one) for name, value in contrasts.items()}
 
@@ -192,11 +194,15 @@ def _numbers(value: Any, name: str) -> np.ndarray:
             value = value.float() if value.dtype == torch.bfloat16 else value
         array = np.asarray(value)
     except (RuntimeError, TypeError) as error:
-        what = f"{name} has no values that can be read: {one_line(error)}"
-        raise UserError(what, allowed="a dense tensor, outside of torch.func") from error
+        raise UserError(
+            f"{name} has no values that can be read: {one_line(error)}",
+            allowed="a dense tensor, outside of torch.func",
+        ) from error
     if array.dtype.kind not in "biuf":
-        what = f"{name} of type {array.dtype} does not contain intensities"
-        raise UserError(what, allowed="integers or floats")
+        raise UserError(
+            f"{name} of type {array.dtype} does not contain intensities",
+            allowed="integers or floats",
+        )
     return array
 
 
@@ -254,8 +260,10 @@ def _from_voxels(
 
     def back(made: Image) -> Any:
         if made.channels != 1:
-            what = f"a translation with {made.channels} channels does not fit into {name}"
-            raise UserError(what, remedy="translate an array instead")
+            raise UserError(
+                f"a translation with {made.channels} channels does not fit into {name}",
+                remedy="translate an array instead",
+            )
         order = in_file_order(made.pixels[0].reshape(upright_sides(shape, place)), shape, place)
         return of_library(np.ascontiguousarray(order, dtype=np.float32).reshape(voxels.shape))
 

@@ -76,12 +76,14 @@ class Pipeline(Scales):
         """
         self.check_channels(image)
         if self.frame.dims > image.dims:
-            what = f"'{image.path}' is a picture, but this model translates volumes"
-            raise UserError(what, where="INPUT")
-        if pixels is not None and self.post_steps:
-            what = "gradients do not pass the post-steps of this run"
             raise UserError(
-                what, where="images", remedy="train with post = [], or .detach() the tensor"
+                f"'{image.path}' is a picture, but this model translates volumes", where="INPUT"
+            )
+        if pixels is not None and self.post_steps:
+            raise UserError(
+                "gradients do not pass the post-steps of this run",
+                where="images",
+                remedy="train with post = [], or .detach() the tensor",
             )
         mapping, result_scale = self.scales(image)
         prepare = self.preparation(mapping, result_scale)
@@ -143,11 +145,12 @@ class Pipeline(Scales):
             remedy = "convert it, or train on images with as many channels"
             if channels == len(names) > 1:
                 remedy = f"name a folder that holds one file for each of {', '.join(names)}"
-            what = (
+            raise UserError(
                 f"'{image.path}' has {count_noun(image.channels, 'channel')}, but this run"
-                f" was trained on {channels}"
+                f" was trained on {channels}",
+                where=where,
+                remedy=remedy,
             )
-            raise UserError(what, where=where, remedy=remedy)
 
 
 @dataclass(eq=False)

@@ -42,15 +42,20 @@ def write_samples(
     if n < 1:
         raise UserError(f"the number of images cannot be {n}", where="-n", allowed="1 or more")
     if model.run is None:
-        what = "an exported file or an ensemble cannot generate images from noise"
-        raise UserError(what, where="RUN", remedy="name one run")
+        raise UserError(
+            "an exported file or an ensemble cannot generate images from noise",
+            where="RUN",
+            remedy="name one run",
+        )
 
     earlier = [path for kind in KINDS for path in out.glob(f"sample-[0-9]*.{kind}")]
     lists = [out / "labels.csv", out / "post.json"]
     if earlier and not overwrite:
-        what = f"'{out}' holds {count_noun(earlier, 'sample')} of an earlier call"
-        remedy = "name another folder, or add --overwrite, which deletes them"
-        raise UserError(what, where="--out", remedy=remedy)
+        raise UserError(
+            f"'{out}' holds {count_noun(earlier, 'sample')} of an earlier call",
+            where="--out",
+            remedy="name another folder, or add --overwrite, which deletes them",
+        )
     expect_replaceable(lists, overwrite, "--out")
     samples = [_as_image(model, pixels) for pixels in model.sample(n, seed, label, post)]
     make_folder(out)

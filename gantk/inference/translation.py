@@ -135,11 +135,13 @@ class Translation:
             source = job.first
         if job is None or len(self.contrasts) == 1:
             if not source.exists():
-                what = f"there is no file or folder '{source}'"
-                raise UserError(what, where="INPUT", remedy="check the path")
+                raise UserError(
+                    f"there is no file or folder '{source}'", where="INPUT", remedy="check the path"
+                )
             if target.resolve() == source.resolve():
-                what = "OUTPUT is the same as INPUT"
-                raise UserError(what, where=str(target), remedy="name another folder")
+                raise UserError(
+                    "OUTPUT is the same as INPUT", where=str(target), remedy="name another folder"
+                )
             if source.is_dir() or source.suffix.lower() in TABLES:
                 return self._jobs_below(source, target)
             if not files.is_image(source) and not files.series_format(source):
@@ -179,8 +181,9 @@ class Translation:
             jobs = jobs_of_images(catalog, root, self.contrasts[0])
         self._say_unused(catalog, root, jobs)
         if not jobs:
-            what = f"the folder '{source}' contains no images"
-            raise UserError(what, where="INPUT", allowed=files.readable())
+            raise UserError(
+                f"the folder '{source}' contains no images", where="INPUT", allowed=files.readable()
+            )
 
         if [scan.path for job in jobs for scan in job.scans.values()] == [source]:  # one series
             if suffix_of(target) not in files.formats():
@@ -189,9 +192,11 @@ class Translation:
                 [replace(jobs[0], name=source.name)], target, is_file=True
             ), False
         if target.is_file() or files.is_image(target):
-            what = f"'{target}' is not a folder"
-            remedy = "name a folder, because INPUT is a folder"
-            raise UserError(what, where="OUTPUT", remedy=remedy)
+            raise UserError(
+                f"'{target}' is not a folder",
+                where="OUTPUT",
+                remedy="name a folder, because INPUT is a folder",
+            )
         self.count = len(jobs)
         return self._with_outputs(jobs, target), True
 
@@ -329,12 +334,15 @@ class Translation:
             if path in self.shared_sidecars:
                 continue
             if count > 1:
-                what = f"{count} images would be written to the same file '{path.name}'"
-                remedy = "translate them into different folders"
-                raise UserError(what, where="OUTPUT", remedy=remedy)
+                raise UserError(
+                    f"{count} images would be written to the same file '{path.name}'",
+                    where="OUTPUT",
+                    remedy="translate them into different folders",
+                )
             if path.resolve() in inputs:
-                what = "OUTPUT is the same as INPUT"
-                raise UserError(what, where=str(path), remedy="name another file")
+                raise UserError(
+                    "OUTPUT is the same as INPUT", where=str(path), remedy="name another file"
+                )
 
     @cached_property
     def identity(self) -> dict[str, str]:

@@ -167,8 +167,11 @@ def _scans_for(seen: Scans, method: str) -> Scans:
     scans = copy.copy(seen)
     scans.method = method
     if scans.suits_paired and too_many_alone(seen.records):
-        what = f"the method '{method}' needs registered pairs, which these scans lack"
-        raise UserError(what, where="--methods", remedy="leave it out; dualgan needs no pairs")
+        raise UserError(
+            f"the method '{method}' needs registered pairs, which these scans lack",
+            where="--methods",
+            remedy="leave it out; dualgan needs no pairs",
+        )
     return scans
 
 

@@ -109,11 +109,12 @@ def start_from(name: str, method: Method, data: Data) -> Start:
 
     not_finite = [key for key, tensor in copied.items() if not tensor.isfinite().all()]
     if not_finite:
-        what = (
+        raise UserError(
             f"'{not_finite[0]}' in '{name}' has values that are not finite"
-            f" ({count_noun(not_finite, 'tensor')} in all)"
+            f" ({count_noun(not_finite, 'tensor')} in all)",
+            where=WHERE,
+            remedy="start from an earlier checkpoint",
         )
-        raise UserError(what, where=WHERE, remedy="start from an earlier checkpoint")
 
     with torch.no_grad():
         for key, tensor in copied.items():
