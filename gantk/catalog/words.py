@@ -78,6 +78,7 @@ COPY = re.compile(r"(?i)(?: ?\(\d+\)| - copy|[-_. ]+(?:copy|old|backup|bak))$")
 
 COPY_FOLDER = re.compile(r"(?i)_?(?:old|copy|copies|backup|bak|trash)")
 
+LAST_NUMBER = re.compile(r"(.*?)(\d+)(\D*)")  # with what is before and behind it
 NAME_WORDS = re.compile(r"[-_. +]|(?<=[a-z])(?=[A-Z])")
 
 
@@ -210,12 +211,9 @@ def are_running_numbers(names: Sequence[str]) -> bool:
     """Whether names are one number behind what all share: counted without gaps, or of three digits at
     most.
     """
-    found = []
-    for name in names:
-        match = re.fullmatch(r"(.*?)(\d+)(\D*)", name)
-        if match is None:
-            return False
-        found.append(match)
+    found = [*filter(None, map(LAST_NUMBER.fullmatch, names))]
+    if len(found) < len(names):
+        return False
     begins = {(re.sub(r"[\W_]+", "", match[1]).lower(), match[3]) for match in found}
     if len(begins) != 1 or re.search(r"\d", next(iter(begins))[0]):
         return False

@@ -81,8 +81,11 @@ class Budget:
 
         limit = os.environ.get("GANTK_MAX_GIB") or "16"
         if not re.fullmatch(r"\d*\.?\d+", limit):
-            what = f"GANTK_MAX_GIB is set to '{limit}'"
-            raise UserError(what, allowed="a number of GiB", remedy="correct or unset it")
+            raise UserError(
+                f"GANTK_MAX_GIB is set to '{limit}'",
+                allowed="a number of GiB",
+                remedy="correct or unset it",
+            )
         if self.values / 2**28 > float(limit):
             raise OverBudget(
                 f"'{self.path}' declares {self.values} values or more, which need"

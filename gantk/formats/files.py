@@ -106,11 +106,11 @@ def formats() -> dict[str, Format]:
             for suffix in suffixes:
                 other = by_suffix.setdefault(suffix, form)
                 if other is not form:
-                    what = (
+                    raise UserError(
                         f"two formats use the suffix '{suffix}': '{other.name}' of {other.owner}"
-                        f" and '{form.name}' of {form.owner}"
+                        f" and '{form.name}' of {form.owner}",
+                        remedy="uninstall one of the two packages",
                     )
-                    raise UserError(what, remedy="uninstall one of the two packages")
 
         registered.cache["formats"] = by_suffix
 
@@ -251,9 +251,10 @@ def read(path: str | Path | Scan, volume: int | None = None) -> Image:
     """
     image = _read_image(path, volume, values=True)
     if wrong := unusable_words(image.pixels):
-        what = f"'{image.path or path}' contains {wrong}"
-        remedy = "replace these values (with 0 if they are outside the head), or leave the file out"
-        raise NotFinite(what, remedy=remedy)
+        raise NotFinite(
+            f"'{image.path or path}' contains {wrong}",
+            remedy="replace these values (with 0 if they are outside the head), or leave the file out",
+        )
 
     return image
 
@@ -404,12 +405,12 @@ def chosen_volume(path: Path, volume: int | None, count: int, what: str) -> int:
     is out of range.
     """
     if count > 1 and volume is None:
-        remedy = (
-            f"choose a volume from 0 to {count - 1} with --volume, name the volumes in a"
-            " dataset.json as nnU-Net does (to train on them), or save it as a file of its own"
+        raise UserError(
+            f"'{path}' contains {what}",
+            allowed="one 2-D or 3-D image",
+            remedy=f"choose a volume from 0 to {count - 1} with --volume, name the volumes in a"
+            " dataset.json as nnU-Net does (to train on them), or save it as a file of its own",
         )
-        allowed = "one 2-D or 3-D image"
-        raise UserError(f"'{path}' contains {what}", allowed=allowed, remedy=remedy)
 
     if not 0 <= (volume or 0) < count:
         raise UserError(f"'{path}' has no volume {volume}", allowed=f"0 to {count - 1}")
@@ -462,13 +463,17 @@ def _expect_fetched(path: Path) -> None:
     """
     remedy = "fetch its content: `git annex get`, `datalad get` or `git lfs pull`"
     if _leads_nowhere(path):
-        what = f"'{path}' is a link to a missing file, '{os.readlink(path)}'"
-        raise UserError(what, remedy=f"{remedy}; or leave it out")
+        raise UserError(
+            f"'{path}' is a link to a missing file, '{os.readlink(path)}'",
+            remedy=f"{remedy}; or leave it out",
+        )
     if os.path.isfile(path) and os.path.getsize(path) <= MAX_POINTER_BYTES:
         with reading_file(path), open(path, "rb") as file:
             if POINTER.match(file.read(MAX_POINTER_BYTES)):
-                what = f"'{path}' is a pointer of git-annex or git LFS, not the image itself"
-                raise UserError(what, remedy=remedy)
+                raise UserError(
+                    f"'{path}' is a pointer of git-annex or git LFS, not the image itself",
+                    remedy=remedy,
+                )
 
 
 def scan_of(path: Path) -> Scan:
@@ -552,11 +557,11 @@ def _walk(folder: Path, recursive: bool) -> Iterator[Path]:
         parents += [os.path.realpath(parent) for parent in Path(place).absolute().parents]
         visits[parents[0]] += 1
         if len(parents) > MAX_FOLDER_DEPTH or visits[parents[0]] > MAX_FOLDER_VISITS:
-            what = (
+            raise UserError(
                 f"the folders below '{folder}' are more than {MAX_FOLDER_DEPTH} levels deep, or more"
-                f" than {MAX_FOLDER_VISITS} links lead to one of them"
+                f" than {MAX_FOLDER_VISITS} links lead to one of them",
+                remedy="remove links from folders to folders",
             )
-            raise UserError(what, remedy="remove links from folders to folders")
 
         is_run = place != str(folder) and "recipe.toml" in names and "checkpoints" in folders
         if is_run:

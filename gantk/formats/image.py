@@ -426,11 +426,11 @@ def in_file_order(upright: np.ndarray, shape: Shape, affine: np.ndarray) -> np.n
 def expect_grid(image: Image, shape: Shape, affine: np.ndarray) -> None:
     """UserError where upright pixels do not have the sides of a file of this shape (i, j, k)."""
     if _above_one(upright_sides(shape, affine)) != _above_one(image.pixels.shape[1:]):
-        what = (
+        raise UserError(
             f"an image of the shape {image.pixels.shape[1:]} does not fit the voxel grid {shape} of"
-            f" '{image.path}'"
+            f" '{image.path}'",
+            remedy="resample it to the grid of the input first",
         )
-        raise UserError(what, remedy="resample it to the grid of the input first")
 
 
 def upright_affine(image: Image) -> np.ndarray:
@@ -439,10 +439,10 @@ def upright_affine(image: Image) -> np.ndarray:
     """
     affine = image.grid.affine
     if image.dims != 3 or affine is None:
-        what = (
-            f"'{image.path}' is no volume with an affine: its position in the patient is not known"
+        raise UserError(
+            f"'{image.path}' is no volume with an affine: its position in the patient is not known",
+            remedy="use volumes",
         )
-        raise UserError(what, remedy="use volumes")
     return affine
 
 

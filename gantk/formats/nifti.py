@@ -66,8 +66,9 @@ class Nifti(Format):
                     try:
                         voxels[:, :, part] = stored[:, :, part]
                     except ValueError:  # in nibabel's words
-                        what = "it is truncated: it holds fewer voxels than its header says"
-                        raise ValueError(what) from None
+                        raise ValueError(
+                            "it is truncated: it holds fewer voxels than its header says"
+                        ) from None
                 # padding, and after the last volume the stream's checksum
                 stored.file_like.read(SLACK_BYTES)
         pixels = upright.reshape(1, *(n for n in sides if n > 1))
@@ -79,8 +80,11 @@ class Nifti(Format):
         import nibabel as nib
 
         if image.channels != 1:
-            what = f"a NIfTI file cannot store an image of {image.channels} channels"
-            raise UserError(what, allowed="one channel", remedy="write a PNG file")
+            raise UserError(
+                f"a NIfTI file cannot store an image of {image.channels} channels",
+                allowed="one channel",
+                remedy="write a PNG file",
+            )
 
         affine = UPRIGHT if image.affine is None else np.asarray(image.affine)
         header = image.header if isinstance(image.header, nib.Nifti1Header) else None

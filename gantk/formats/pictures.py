@@ -105,9 +105,10 @@ class Picture(Format):
         """
         kind = KINDS[path.suffix.lower()]
         if image.dims != 2 or image.channels not in (1, 3):
-            what = f"a {kind} file cannot store an image of the shape {image.pixels.shape}"
             raise UserError(
-                what, allowed="(1, H, W) or (3, H, W)", remedy="write volumes as NIfTI (.nii.gz)"
+                f"a {kind} file cannot store an image of the shape {image.pixels.shape}",
+                allowed="(1, H, W) or (3, H, W)",
+                remedy="write volumes as NIfTI (.nii.gz)",
             )
 
         array = _to_file_type(image, kind)
@@ -190,10 +191,11 @@ def _to_file_type(image: Image, kind: str) -> np.ndarray:
         return np.asarray(pixels, np.float32)
 
     file = f"a {'gray' if len(pixels) == 1 else 'colour'} {kind} file"
-    what = f"{file} cannot store values from {pixels.min():g} to {pixels.max():g}"
-    allowed = f"whole numbers from 0 to {np.iinfo(types[-1]).max}"
-    remedy = "write to a .tif (gray) or .nii.gz file, which can store any value"
-    raise UserError(what, allowed=allowed, remedy=remedy)
+    raise UserError(
+        f"{file} cannot store values from {pixels.min():g} to {pixels.max():g}",
+        allowed=f"whole numbers from 0 to {np.iinfo(types[-1]).max}",
+        remedy="write to a .tif (gray) or .nii.gz file, which can store any value",
+    )
 
 
 def _expect_one_page(path: Path, picture: ImageFile) -> None:
@@ -205,8 +207,11 @@ def _expect_one_page(path: Path, picture: ImageFile) -> None:
     else:
         several = picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1
     if several:
-        remedy = "save each page as a file of its own, or all pages as a NIfTI volume"
-        raise UserError(f"'{path}' has several pages", allowed="one page", remedy=remedy)
+        raise UserError(
+            f"'{path}' has several pages",
+            allowed="one page",
+            remedy="save each page as a file of its own, or all pages as a NIfTI volume",
+        )
 
 
 def _shape_of(path: Path, picture: ImageFile) -> Shape:

@@ -251,7 +251,7 @@ def _choose(
     seconds = TIME_SHARE * 3600 * hours - (time.perf_counter() - began)
     most_pixels = seconds / (3600 * measured.hours) * prod(smallest.sides)
     affordable = [each for each in sizes if prod(each.sides) <= most_pixels]
-    chosen = max(affordable, key=sizes.index, default=smallest)
+    chosen = [smallest, *affordable][-1]
     if chosen != smallest:
         again = measure(chosen)
         if again.fits:

@@ -378,13 +378,16 @@ def find_recipe(name: str) -> tuple[Path, str]:
         path, owner = known[stem]
         return path, f"{stem}.toml (bundled with {owner})"
     if typed.is_dir():
-        remedy = "name a recipe file; to continue a run, use `gantk resume RUN`"
-        raise UserError(f"'{name}' is a folder", remedy=remedy)
+        raise UserError(
+            f"'{name}' is a folder",
+            remedy="name a recipe file; to continue a run, use `gantk resume RUN`",
+        )
 
     meant = _recipes_of(stem, known) or did_you_mean(Path(stem).name, known)
-    remedy = " ".join(filter(None, [meant, "See `gantk recipes`"]))
     raise UserError(
-        f"there is no recipe '{name}'", allowed="a path or the name of a recipe", remedy=remedy
+        f"there is no recipe '{name}'",
+        allowed="a path or the name of a recipe",
+        remedy=" ".join(filter(None, [meant, "See `gantk recipes`"])),
     )
 
 

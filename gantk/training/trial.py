@@ -69,8 +69,6 @@ class Trial:
         memory = f"more than the {free}"
         if self.peak_gib is not None:
             memory = f"{self.peak_gib:.2f} GiB of {free}"
-        elif self.fits:
-            memory = "unknown"
         yield f"memory   {memory} on {self.device}" + ("" if self.fits else ": it does not fit")
         if self.step_s is not None and self.hours is not None:
             yield f"step     {1000 * self.step_s:.0f} ms, {self.images_per_s:.1f} images/s"
