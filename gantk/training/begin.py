@@ -113,20 +113,7 @@ def training(
     with ExitStack() as ending:
         around = Surroundings(Hooks(callbacks), say, shown, ending)
         if isinstance(recipe, (str, os.PathLike)) and (Path(recipe) / "recipe.toml").is_file():
-            options = {
-                "set": set,
-                "profile": profile,
-                "out": out,
-                "precision": precision,
-                "seed": seed,
-            }
-            given = [name for name, value in options.items() if value not in (None, ())]
-            if given:
-                raise UserError(
-                    f"a training that is continued keeps its recipe, but {given[0]} is given",
-                    where=given[0],
-                    remedy="start a new training from its recipe.toml",
-                )
+            _expect_no_options(set=set, profile=profile, out=out, precision=precision, seed=seed)
             return _continue(Path(recipe), data, device, around)
 
         loader = None
@@ -164,12 +151,11 @@ def training(
             around.say(line)
 
         findings: list[str] = []
-        if runtime.main and saved is None:
-            findings = warnings_about(parts.data)
+        if saved is None:  # data and networks of a training that goes on were tried
+            if runtime.main:
+                findings = warnings_about(parts.data)
             for line in findings:
                 around.say(line)
-
-        if saved is None:  # the networks of a training that goes on were tried
             runtime.sync_errors(lambda: try_outputs(parts))
         if note := parts.method.companions_note:
             around.say(f"match    {note}")
@@ -181,8 +167,7 @@ def training(
         if runtime.main and saved is None:
             if unlike := _other_scores(folder.path, tables):
                 around.say(with_label("note", unlike))
-            layout = layout_name(parts.data.source.catalog)
-            folder.write_recipe(with_layout(tables, layout))
+            folder.write_recipe(with_layout(tables, layout_name(parts.data.source.catalog)))
             folder.write_json("environment.json", _environment(loaded, changed, parts).dump())
             used = parts.data.split_json()
             used.leakage_allowed = str(leaks) if leaks else None
@@ -192,6 +177,17 @@ def training(
         around.say(f"run      {folder.path}")
         around.watch(runtime, folder.path)
         return _ready(parts, folder, saved, around, resumed)
+
+
+def _expect_no_options(**options: Any) -> None:
+    """UserError for the first option that is given of a training that is continued."""
+    for name, value in options.items():
+        if value not in (None, ()):
+            raise UserError(
+                f"a training that is continued keeps its recipe, but {name} is given",
+                where=name,
+                remedy="start a new training from its recipe.toml",
+            )
 
 
 def try_outputs(parts: Parts, *, of_sets: bool = False) -> None:

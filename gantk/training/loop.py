@@ -177,28 +177,33 @@ class Training:
             self._clock_start = time.perf_counter()
             for stage, batch, losses in self.engine.fit(self._read):
                 view.advance(self.engine.step)
-                step = self.engine.step
-                every = self.table.log_every, self.table.sample_every, self.table.save_every
-                log, samples, save = (self._is_due(step, each) for each in every)
-                if log or samples or save or self.used.first_step_s is None:
-                    with self._clock_stopped():
-                        self.used.first_step_s = self.used.first_step_s or since_start()
-                        if log:
-                            self._log(stage, batch, losses)
-                        if samples:
-                            self._samples()
-                        if save:
-                            self._save()
-                        if self.runtime.main:
-                            self._renew_report()
-
+                self._write_due(stage, batch, losses)
                 yield Step(self.engine.step, stage.name, losses, batch)
                 if self._stopping(bool(self._stops or view.write_error)):
                     self.was_stopped = True
-                    if not save:
+                    if not self._regular(self.engine.step):
                         with self._clock_stopped():
                             self._save()
                     return
+
+    def _write_due(self, stage: Stage, batch: Batch, losses: Losses) -> None:
+        """Write the log, samples and checkpoint that are due after this step, and the report."""
+        step = self.engine.step
+        log = self._is_due(step, self.table.log_every)
+        samples = self._is_due(step, self.table.sample_every)
+        save = self._regular(step)
+        if not (log or samples or save) and self.used.first_step_s is not None:
+            return
+        with self._clock_stopped():
+            self.used.first_step_s = self.used.first_step_s or since_start()
+            if log:
+                self._log(stage, batch, losses)
+            if samples:
+                self._samples()
+            if save:
+                self._save()
+            if self.runtime.main:
+                self._renew_report()
 
     def _read(self, step: int, stage: Stage) -> Batch:
         """The step's batch; where it cannot be had, the steps before it are saved, and a line says so."""
