@@ -151,24 +151,21 @@ def _draw(records: Sequence[Record], table: SplitTable, known: Fingerprints) -> 
         return Splits(sets, "image"), f"by image: {_counts(sets)}"
 
     by = _resolve_unit(records, table)
-    # Copies of one picture must not stand on two sides. Fingerprints patients are not compared: their
-    # copies are an error of the data.
+    can_validate = True
+    lacking: set[str] = set()
     copies: list[tuple[int, int]] = []
-    if by != "patient":
+    if by == "patient":  # whose copies are an error of the data
+        lacking = patients_who_lack(records)
+    else:  # copies of one picture must not stand on two sides
         copies = exact_copies(records)
         if all(record.files and not record.subject for record in records):
             seen = read_fingerprints(records, known)
             copies += [(i, j) for i, j, _ in near_copies(seen)]
 
-    can_validate = True
-    lacking: set[str] = set()
     if by == "block":
-        places = places_in_blocks(records, shares, table)
-        places = leave_out_copies(places, records, copies)
+        places = leave_out_copies(places_in_blocks(records, shares, table), records, copies)
     else:
         # Copies of one picture are one unit: else a training image could also be scored.
-        if by == "patient":
-            lacking = patients_who_lack(records)
         units: list[Any] = [record.subject for record in records]
         if by == "image":
             units = groups_of_copies(records, copies)
@@ -298,19 +295,13 @@ def _resolve_unit(records: Sequence[Record], table: SplitTable) -> By:
         )
 
     if table.by == "auto" and (table.test or table.folds) and len(patients_of(records)) == 1:
-        what = (
-            f"all images are of one patient, '{records[0].subject}', so no patient is left for the"
-            " test"
-        )
-        allowed = (
-            "two or more patients; or data.split.test = 0 and data.split.validation = 0 to train"
-            " without a test"
-        )
         otherwise = USE_BLOCKS if placed else "add patients"
         raise UserError(
-            what,
+            f"all images are of one patient, '{records[0].subject}', so no patient is left for the"
+            " test",
             where="data.split.by",
-            allowed=allowed,
+            allowed="two or more patients; or data.split.test = 0 and data.split.validation = 0 to train"
+            " without a test",
             remedy=f"if there are more patients, {NAME_PATIENTS}. Otherwise {otherwise}",
         )
     return by
