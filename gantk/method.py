@@ -68,12 +68,12 @@ class Geometry:
             else:
                 found = "no labels"
 
-            what = f"a conditional method needs two classes or more, but the data have {found}"
-            remedy = (
-                "set data.labels = true and use data with two classes or more, or set"
-                " method.conditional = false"
+            raise UserError(
+                f"a conditional method needs two classes or more, but the data have {found}",
+                where="method.conditional",
+                remedy="set data.labels = true and use data with two classes or more, or set"
+                " method.conditional = false",
             )
-            raise UserError(what, where="method.conditional", remedy=remedy)
 
         return len(self.classes) if conditional else 0
 
@@ -261,9 +261,11 @@ class Method(nn.Module):
         count = len(image)
         fits = example.ndim == image.ndim and example.shape[1] == channels
         if not fits or len(example) not in (1, count):
-            what = f"an example of shape {tuple(example.shape)} {fault} {tuple(image.shape)}"
-            allowed = f"1 or {count} images of {channels} channels"
-            raise UserError(what, where="example", allowed=allowed)
+            raise UserError(
+                f"an example of shape {tuple(example.shape)} {fault} {tuple(image.shape)}",
+                where="example",
+                allowed=f"1 or {count} images of {channels} channels",
+            )
 
     def sample(self, n: int, seed: int, labels: Tensor | None = None) -> Tensor:
         """Generate `n` images from noise, (n, C, *size). The same seed gives the same images.
@@ -286,9 +288,11 @@ class Method(nn.Module):
         if labels is None:
             labels = torch.arange(n) % max(1, classes)
         elif not classes:
-            what = "this method was not trained on labels"
-            remedy = "train with method.conditional = true"
-            raise UserError(what, where="labels", remedy=remedy)
+            raise UserError(
+                "this method was not trained on labels",
+                where="labels",
+                remedy="train with method.conditional = true",
+            )
         elif not 0 <= int(labels.min()) <= int(labels.max()) < classes:
             raise UserError(
                 "a label is not among the classes", where="labels", allowed=f"0 to {classes - 1}"

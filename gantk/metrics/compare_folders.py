@@ -205,12 +205,12 @@ def metric_of_files(name: str) -> Part:
     part = bind("metric", name)
     unit = getattr(part.target, "of_unit", "")
     if unit:
-        what = (
+        raise UserError(
             f"the metric '{part.name}' is only for runs, which know their units; files"
-            f" are compared in their own values, and pictures such as PNG hold no {unit}"
+            f" are compared in their own values, and pictures such as PNG hold no {unit}",
+            where="--metrics",
+            remedy="use mae, which is in the unit of the files",
         )
-        remedy = "use mae, which is in the unit of the files"
-        raise UserError(what, where="--metrics", remedy=remedy)
     return part
 
 
@@ -236,10 +236,11 @@ def _comparable(pair: Any, read: Read) -> tuple[Image, Image]:
         by_headers = made.affine is not None and real.affine is not None
         raise UserError(what, where=WHERE, remedy=RESAMPLE if by_headers else RESIZE)
     if made.channels != real.channels:
-        what = (
-            f"'{made.path}' has {count_noun(made.channels, 'channel')}, its truth {real.channels}"
+        raise UserError(
+            f"'{made.path}' has {count_noun(made.channels, 'channel')}, its truth {real.channels}",
+            where=WHERE,
+            remedy="give both the same channels",
         )
-        raise UserError(what, where=WHERE, remedy="give both the same channels")
     return made, real
 
 
@@ -313,8 +314,9 @@ class FileScorer(PairScorer):
         """The table of predictions, as `scale` maps them; UserError where no metric can be computed."""
         if not self.metrics:
             reason = next(iter(self.too_small.values())).definition.rpartition("/not-computed: ")[2]
-            remedy = "use other metrics too, such as psnr or mae"
-            raise UserError(reason, where="--metrics", remedy=remedy)
+            raise UserError(
+                reason, where="--metrics", remedy="use other metrics too, such as psnr or mae"
+            )
         found = []
         alarms = []
         for pair in track(pairs, "scoring"):
@@ -343,8 +345,9 @@ def _score_sets(
     shapes = sorted({image.pixels.shape for image in images})
     if len(shapes) > 1:
         first_two = " and ".join(str(list(shape)) for shape in shapes[:2])
-        what = f"metrics of sets need images of one size, but these have {first_two}"
-        raise UserError(what, remedy=RESIZE)
+        raise UserError(
+            f"metrics of sets need images of one size, but these have {first_two}", remedy=RESIZE
+        )
 
     gray = gray_range(images[len(made) :])
     pixels = torch.from_numpy(np.stack([image.pixels for image in images])).to(device)
@@ -396,9 +399,11 @@ def gray_range(truths: Iterable[Image]) -> GrayRange:
     low, high = facts.low.min(), facts.high.max()
     black, span = _black_and_span(low, high, kinds)
     if span <= 0:
-        what = f"all pixels of the truth are {black:g}, in '{facts.path[0]}'"
-        remedy = "check the images: without contrast no score is defined"
-        raise UserError(what, where="--truth", remedy=remedy)
+        raise UserError(
+            f"all pixels of the truth are {black:g}, in '{facts.path[0]}'",
+            where="--truth",
+            remedy="check the images: without contrast no score is defined",
+        )
 
     dark, bright = facts.dark.min(), facts.bright.max()
     _, without = _black_and_span(dark, bright, kinds)

@@ -116,8 +116,11 @@ def find_pairs(made: pd.DataFrame, real: pd.DataFrame) -> tuple[pd.DataFrame, li
 
     names = made.name[made.name.duplicated(keep=False) | ~made.name.isin(real.name)]
     listed = join_first(sorted({*names}), most=MAX_LISTED_NAMES)
-    what = f"not every prediction has one truth of its own, by names or by patients: {listed}"
-    raise UserError(what, where=WHERE, remedy=REMEDY)
+    raise UserError(
+        f"not every prediction has one truth of its own, by names or by patients: {listed}",
+        where=WHERE,
+        remedy=REMEDY,
+    )
 
 
 def _notes_on_contrasts(pairs: pd.DataFrame) -> Iterator[str]:

@@ -69,9 +69,12 @@ class PairScorer:
         of_regions = [metric for metric in metrics if metric.in_mask]
         lost = [each.name for each in metrics if not (self.suffixes and each in of_regions)]
         if "" not in self.suffixes and (lost or not self.suffixes):
-            what = f"evaluate.regions leaves no region to score {', '.join(lost)} in"
-            allowed = [*SUFFIXES]
-            raise UserError(what, where="evaluate.regions", allowed=allowed, remedy='add "whole"')
+            raise UserError(
+                f"evaluate.regions leaves no region to score {', '.join(lost)} in",
+                where="evaluate.regions",
+                allowed=[*SUFFIXES],
+                remedy='add "whole"',
+            )
         self.rows_of: dict[str, tuple[PairMetric, str]] = {}  # row -> its metric and region
         for suffix in self.suffixes:
             for metric in of_regions if suffix else metrics:

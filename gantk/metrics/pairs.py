@@ -105,19 +105,18 @@ class PairMetric(Metric):
         for scores in found:
             if not isinstance(scores, Tensor) or scores.shape != (len(output),):
                 returned = shape_or_type(scores)
-                what = f"the metric '{self.name}' returns {returned} for {len(output)} images"
-                allowed = "one number per image: (N,)"
-                raise UserError(what, where="evaluate.metrics", allowed=allowed)
+                raise UserError(
+                    f"the metric '{self.name}' returns {returned} for {len(output)} images",
+                    where="evaluate.metrics",
+                    allowed="one number per image: (N,)",
+                )
         return found
 
     def expect_size(self, size: Sequence[int]) -> None:
         """Raise a UserError if images of this size cannot be scored."""
         if min(size) < self.smallest:
-            what = (
-                f"images of {' x '.join(map(str, size))} are too small for the metric {self.name}"
-            )
             raise UserError(
-                what,
+                f"images of {' x '.join(map(str, size))} are too small for the metric {self.name}",
                 where="data.size",
                 allowed=f"sides of {self.smallest} or more, or other metrics",
             )
@@ -265,8 +264,9 @@ class LesionContrast(PairMetric):
     ) -> list[Tensor]:
         mask, *tissue = masks
         if mask is None:
-            what = f"the metric '{self.name}' needs lesion masks"
-            raise UserError(what, where="evaluate.metrics")
+            raise UserError(
+                f"the metric '{self.name}' needs lesion masks", where="evaluate.metrics"
+            )
 
         inside = mask[:, :1]
         width = max(1, round(RING * min(output.shape[-2:])))

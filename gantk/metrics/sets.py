@@ -72,8 +72,11 @@ class Features:
                 vectors.append(torch.cat([self.network(each).flatten(1) for each in seen], 1))
 
         if not torch.stack(finite).all():
-            what = "an image contains NaN or infinite values, so its set cannot be compared"
-            raise UserError(what, where=WHERE, remedy="find the cause, or leave the image out")
+            raise UserError(
+                "an image contains NaN or infinite values, so its set cannot be compared",
+                where=WHERE,
+                remedy="find the cause, or leave the image out",
+            )
 
         return torch.cat(vectors).cpu().double().numpy()
 
@@ -186,8 +189,11 @@ def set_scores(
     scores = found if isinstance(found, dict) else {metric.name: found}
     for score in scores.values():
         if not isinstance(score, Score):
-            what = f"the metric '{metric.name}' returns {shape_or_type(score)}"
-            raise UserError(what, where=WHERE, allowed="gantk.runs.results.Score")
+            raise UserError(
+                f"the metric '{metric.name}' returns {shape_or_type(score)}",
+                where=WHERE,
+                allowed="gantk.runs.results.Score",
+            )
         score.n = score.n or len(fake)
     return {
         name: metric_score(

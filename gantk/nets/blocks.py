@@ -445,9 +445,12 @@ def require_size(
     rule = f"each side at least {smallest}" + (
         f" and a multiple of {multiple}" if multiple > 1 else ""
     )
-    what = f"{who} cannot process images of {' x '.join(map(str, size))}"
-    remedy = f"Set data.size = {' or '.join(nearest)}, or {remedy}"
-    raise UserError(what, where="data.size", allowed=rule, remedy=remedy)
+    raise UserError(
+        f"{who} cannot process images of {' x '.join(map(str, size))}",
+        where="data.size",
+        allowed=rule,
+        remedy=f"Set data.size = {' or '.join(nearest)}, or {remedy}",
+    )
 
 
 def doublings(size: tuple[int, ...], who: str) -> int:
@@ -498,8 +501,11 @@ def check_levels(attention: Collection[int], least: int, most: int, why: str = "
     """UserError unless every level (number of halvings) of `attention` is from `least` to `most`."""
     for level in attention:
         if not least <= level <= most:
-            what = f"self-attention is not possible after {level} halvings of the size"
-            raise UserError(what, where="attention", allowed=f"{least} to {most}{why}")
+            raise UserError(
+                f"self-attention is not possible after {level} halvings of the size",
+                where="attention",
+                allowed=f"{least} to {most}{why}",
+            )
 
 
 def pixel_norm(x: Tensor) -> Tensor:

@@ -60,9 +60,11 @@ class PatchGAN(b.Network):
         self.convolutions = convolutions
         self.strided = convolutions - 2 if strided is None else strided
         if self.strided >= convolutions:
-            what = f"strided = {strided} leaves no convolution for the map of logits"
-            allowed = f"0 to {convolutions - 1}, as there are {convolutions} convolutions"
-            raise UserError(what, where="method.discriminator.strided", allowed=allowed)
+            raise UserError(
+                f"strided = {strided} leaves no convolution for the map of logits",
+                where="method.discriminator.strided",
+                allowed=f"0 to {convolutions - 1}, as there are {convolutions} convolutions",
+            )
 
         self.coordinates = coordinates
         filters = [width * min(2**level, 8) for level in range(convolutions - 1)]

@@ -148,12 +148,12 @@ class RunRecord:
     def __init__(self, run: str | Path):
         path = Path(run)
         if not (path / "recipe.toml").is_file() and not (path / "log.jsonl").is_file():
-            what = f"'{run}' is not a run folder: it holds neither recipe.toml nor log.jsonl"
-            remedy = (
-                "Give the folder that `gantk run` printed, such as runs/NAME-TIME. To compare a run"
-                " with a packed model: gantk eval RUN MODEL --data SCANS"
+            raise UserError(
+                f"'{run}' is not a run folder: it holds neither recipe.toml nor log.jsonl",
+                where="report",
+                remedy="Give the folder that `gantk run` printed, such as runs/NAME-TIME. To compare a run"
+                " with a packed model: gantk eval RUN MODEL --data SCANS",
             )
-            raise UserError(what, where="report", remedy=remedy)
 
         self.path = path
         self.problems: list[str] = []

@@ -196,8 +196,10 @@ class RunFolder:
             )
 
         if not (path / "recipe.toml").is_file():
-            what = f"'{path}' is not a run folder: it has no recipe.toml"
-            raise UserError(what, remedy="name a folder that `gantk run` created")
+            raise UserError(
+                f"'{path}' is not a run folder: it has no recipe.toml",
+                remedy="name a folder that `gantk run` created",
+            )
 
         return cls(path)
 

@@ -189,8 +189,11 @@ def _records_of(runs: Sequence[str | Path]) -> dict[str, RunRecord]:
     """
     folders = [Path(run) for run in runs]
     if len({folder.resolve() for folder in folders}) < max(len(folders), 1):
-        what = "a run is named twice" if runs else "no run is named"
-        raise UserError(what, where="report", remedy="name each once")
+        raise UserError(
+            "a run is named twice" if runs else "no run is named",
+            where="report",
+            remedy="name each once",
+        )
     names = [folder.resolve().name for folder in folders]
     return {
         name if names.count(name) == 1 else str(folder): RunRecord(folder)
