@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, Self
@@ -63,11 +62,7 @@ class Geometry:
             UserError: `conditional` is set, but the data have fewer than two classes.
         """
         if conditional and len(self.classes) < 2:
-            if self.classes:
-                found = f"images of one class only, '{self.classes[0]}'"
-            else:
-                found = "no labels"
-
+            found = ", ".join(self.classes) or "no labels"
             raise UserError(
                 f"a conditional method needs two classes or more, but the data have {found}",
                 where="method.conditional",
@@ -414,33 +409,21 @@ def check_networks(
                 error.where = f"{key} = {list(size)}, for {name}"
                 error.remedy = (error.remedy or "").replace("data.size", key)
                 if key == "data.size" and size != whole:
-                    _describe_stage(error, check, size, whole)
+                    _describe_stage(error, size, whole)
                     error.where = f"{key} = {list(whole)}, for {name}"
                 raise
 
 
-def _describe_stage(
-    error: UserError, check: Callable, size: tuple[int, ...], whole: tuple[int, ...]
-) -> None:
-    """Say of a network that cannot process images of the `size` of a stage which size of `whole` images
-    it can.
+def _describe_stage(error: UserError, size: tuple[int, ...], whole: tuple[int, ...]) -> None:
+    """Say of a network that cannot process images of the `size` of a stage that `whole` ones do not
+    fit.
     """
     given, scaled = (" x ".join(map(str, sides)) for sides in (whole, size))
     error.what = (
         f"images of {given} do not fit, as a stage trains on them at {scaled}: {error.what}"
     )
     error.allowed = f"in this stage {error.allowed}"
-    error.remedy = "train without this stage"
-    for exponent in range(1, 10):
-        multiple = 2**exponent
-        larger = [-(-side // multiple) * multiple for side in whole]
-        with suppress(UserError):
-            check(tuple(larger))
-            check(
-                tuple(n * part // side for n, part, side in zip(larger, size, whole, strict=True))
-            )
-            error.remedy = f"set data.size (or data.patch, if set) to {larger}, or {error.remedy}"
-            return
+    error.remedy = "set another data.size (or data.patch, if set), or train without this stage"
 
 
 def check_output_range(method: Method) -> None:

@@ -195,23 +195,16 @@ def _groups(group: Any) -> Iterator[Any]:
 
 
 def plugin_note(error: BaseException) -> str | None:
-    """A note that names the third party's plugin that raised an error, else those installed; None
-    without any.
-    """
+    """A note that names the third party's plugin that raised an error; None for gantk's own."""
     packages = {plugin.module.partition(".")[0]: plugin for plugin in load().plugins}
-    others = {x: p for x, p in packages.items() if p.distribution != OWN and not p.problem}
     package, place = line_of(error, {*packages, OWN})
-    if raised_by := others.get(package):
-        return (
-            f"the plugin '{raised_by.name}' from {raised_by.distribution}"
-            f" {raised_by.version} raised this error, in {place}"
-        )
-
-    listed = ", ".join(f"'{p.name}' from {p.distribution} {p.version}" for p in others.values())
-    if listed:
-        return f"third-party plugins are installed: {listed}; `gantk.testing` can test their parts"
-
-    return None
+    plugin = packages.get(package)
+    if plugin is None or plugin.distribution == OWN:
+        return None
+    return (
+        f"the plugin '{plugin.name}' from {plugin.distribution} {plugin.version} raised this"
+        f" error, in {place}"
+    )
 
 
 def _register(

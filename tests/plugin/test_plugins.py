@@ -165,7 +165,7 @@ def test_errors_of_plugins_name_the_plugin(add_plugin, capsys):
     said = capsys.readouterr().err
     assert "the plugin 'my_plugin' from my-package 1.0 raised this error, in " in said
     assert "my_plugin.py:3. The traceback is in " in said
-    assert "'my_plugin' from my-package 1.0; `gantk.testing`" in plugin_note(ValueError())
+    assert plugin_note(ValueError()) is None
 
 
 @pytest.mark.parametrize("shape", [(48, 48, 3), (48, 48)])

@@ -219,21 +219,16 @@ def levels_of(size: tuple[int, ...]) -> int:
     """The number of sizes from 4 to `size`, both included; UserError where `size` is not reached by
     doubling.
     """
-    side = max(size)
-    exponent = max(3, side.bit_length() - 1)
+    exponent = max(3, max(size).bit_length() - 1)
     if set(size) == {2**exponent}:
         return exponent - 1
 
-    nearest = dict.fromkeys(
-        [2**exponent] if side < 8 or side == 2**exponent else [2**exponent, 2 ** (exponent + 1)]
-    )
-    remedy = "set data.size = " + " or ".join(str([s] * len(size)) for s in nearest)
     raise UserError(
         f"ProGAN doubles the size from {FIRST_SIDE} pixels a side, which cannot give images of"
         f" {' x '.join(map(str, size))}",
         where="data.size",
         allowed="equal sides of 8, 16, 32, 64, 128, 256, 512 or 1024",
-        remedy=remedy,
+        remedy=f"set data.size = {[2**exponent] * len(size)}",
     )
 
 

@@ -13,14 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gantk.nets import blocks as b
-from gantk_synthesis.progan.layers import halve
+from gantk_synthesis.progan.layers import HE, halve, leaky
 
 GROUP = 16  # filters in each group of a block's 3x3 convolution
-HE = sqrt(2.0)  # gain of a layer ahead of a rectifier (He et al. 2015)
 POINT = partial(b.conv, kernel=1)
 HALVE = partial(b.conv, kernel=4, stride=2, padding=1)
 DOUBLE = partial(b.upsample, "resize")  # pixels repeated, and a 3x3 convolution
-leaky = partial(F.leaky_relu, negative_slope=0.2)
 
 
 def double(x: Tensor) -> Tensor:

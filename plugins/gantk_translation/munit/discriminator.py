@@ -68,13 +68,8 @@ class MultiScale(Network):
                 if hasattr(judge, "check_size"):
                     judge.check_size(small)
             except UserError as error:
-                if not level:
-                    raise
-
-                sides = " x ".join(map(str, size))
                 raise UserError(
-                    f"an image of {sides} is too small for {len(self.judges)} scales: at scale"
-                    f" {level + 1}, {error.what}",
+                    f"at scale {level + 1} of {len(self.judges)}, {error.what}",
                     where="method.scales",
                     allowed=error.allowed,
                     remedy="reduce method.scales or the discriminator's layers, or increase data.size",

@@ -62,7 +62,7 @@ def test_losses_match_the_paper_and_blocks_start_as_identity(options):
 def test_what_cannot_be_is_one_message():
     with pytest.raises(UserError, match="R3GAN cannot process images of 20 x 33.*Set data.size"):
         method_of(SMALL, (20, 33), {"image": 1})
-    with pytest.raises(UserError, match="one class only, 'tumour'.*method.conditional = false"):
+    with pytest.raises(UserError, match="the data have tumour.*method.conditional = false"):
         build(classes=("tumour",), conditional=True)
     with pytest.raises(UserError, match="adapt needs changes"):
         build(adapt=0.6)
