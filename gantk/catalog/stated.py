@@ -16,7 +16,7 @@ from gantk.catalog.layouts import Reading, scan_named
 from gantk.catalog.words import split_named
 from gantk.errors import reading_file
 from gantk.files import read_file
-from gantk.formats.files import is_volume, natural, stem_of
+from gantk.formats.files import entities_of, is_volume, natural, stem_of
 
 DATASET_FILE = "dataset.json"
 KEYS = ("channel_names", "modality")  # of nnU-Net 2 and 1: number of a channel -> its name
@@ -108,14 +108,14 @@ def read_entities(
     found = Reading(BIDS)
     runs: dict[tuple[str, ...], list[tuple[int, list, Row]]] = {}
     for path in images:
-        *pairs, suffix = stem_of(path).split("_")  # sub-01_ses-2_T1w
-        entities = dict(pair.split("-", 1) for pair in pairs if "-" in pair)
-        is_named = len(entities) == len(pairs) and "sub" in entities and is_volume(path)
-        if not (is_named and PLACE_OF_BIDS.fullmatch(path.rpartition("/")[0])):
+        entities = entities_of(path)
+        is_placed = is_volume(path) and PLACE_OF_BIDS.fullmatch(path.rpartition("/")[0])
+        if not (entities and is_placed):
             if not leaves_out_others:
                 return None
             found.left_out[path] = "without a name of BIDS"
             continue
+        suffix = stem_of(path).rpartition("_")[2]
         row = Row(scan_named(path), only(words.said(stem_of(path)), suffix))
         row.subject = f"sub-{entities['sub']}"
         row.session = f"ses-{entities['ses']}" if "ses" in entities else ""

@@ -143,6 +143,15 @@ def stem_of(path: str | Path) -> str:
     return name[: len(name) - len(suffix_of(name))]
 
 
+def entities_of(path: str | Path) -> dict[str, str]:
+    """The entities of a name of BIDS, `{"sub": "01", "ses": "2"}` of sub-01_ses-2_T1w.nii; {} of other
+    names.
+    """
+    *pairs, _ = stem_of(path).split("_")
+    entities = dict(pair.split("-", 1) for pair in pairs if "-" in pair)
+    return entities if len(entities) == len(pairs) and "sub" in entities else {}
+
+
 def split_suffix(path: Path) -> tuple[str, str]:
     """The name without the suffix of a format, and this suffix, as it is spelled; a folder of a series
     has none, also where its name has dots.

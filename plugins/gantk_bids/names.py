@@ -41,11 +41,9 @@ class Named:
 
 def parse_name(path: Path) -> Named | None:
     """Parse a file's name into entities and suffix; None if it is not a BIDS name."""
-    *pairs, suffix = io.stem_of(path).split("_")
-    entities = dict(pair.split("-", 1) for pair in pairs if "-" in pair)
-    if len(entities) != len(pairs) or "sub" not in entities:
-        return None
-    if not re.fullmatch("[A-Za-z0-9]+", suffix):
+    entities = io.entities_of(path)
+    suffix = io.stem_of(path).rpartition("_")[2]
+    if not (entities and re.fullmatch("[A-Za-z0-9]+", suffix)):
         return None
 
     subject = f"sub-{entities['sub']}"

@@ -16,7 +16,7 @@ from gantk.catalog.contrasts import contrast_in
 from gantk.errors import UserError, count_noun
 from gantk.files import whole_folder, write_file
 from gantk.formats.files import read, scans, stem_of
-from gantk.formats.image import Scan
+from gantk.formats.image import Image, Scan
 from gantk.method import OTHER
 from gantk.prepare.module import size_image
 from gantk.report.build import render
@@ -153,7 +153,7 @@ def _of_folders(
     for name, other in chosen:
         for scan in (reals[name], fakes[other]):  # one volume at a time
             image = read(scan)
-            planes.append(_middle_plane(image.pixels))
+            planes.append(image.middle_plane.mean(0))
             eight_bit &= image.dtype == np.uint8
 
     size = tuple(np.min([each.shape for each in planes], axis=0).tolist())
@@ -204,17 +204,11 @@ def _of_run(
     # of several contrasts one is shown; or all colours
     channels = slice(first, first + 1) if len(contrasts) > 1 else slice(None)
     images = [
-        [_middle_plane(each[channels]) for each in couple]
+        [Image(np.asarray(each[channels])).middle_plane.mean(0) for each in couple]
         for couple in zip(reals.scored_images(records), made.images, strict=True)
     ]
     names = [(record.key, origin.key) for record, origin in chosen]
     return names, _gray_levels(np.array(images), *data.range), contrasts[first]
-
-
-def _middle_plane(pixels: Any) -> np.ndarray:
-    """(H, W) from (C, H, W), or from the middle slice of (C, D, H, W): the mean of the channels."""
-    gray = np.asarray(pixels, dtype=np.float32).mean(0)
-    return gray if gray.ndim == 2 else gray[len(gray) // 2]
 
 
 def _gray_levels(images: np.ndarray, low: Any, high: Any) -> np.ndarray:
