@@ -127,8 +127,10 @@ def json_object(path: Path) -> dict[str, Any]:
 
 
 def _too_large(path: Path, max_bytes: int) -> UserError:
-    what = f"'{path}' is larger than {max_bytes >> 20} MB, which no such file needs"
-    return UserError(what, remedy="restore it from the original")
+    return UserError(
+        f"'{path}' is larger than {max_bytes >> 20} MB, which no such file needs",
+        remedy="restore it from the original",
+    )
 
 
 def make_folder(folder: Path, *, private: bool = False, new: bool = False) -> Path:

@@ -137,13 +137,13 @@ class WGANGP(Adversarial):
             return None
 
         if not getattr(discriminator, "batch_independent", True):
-            what = (
+            raise UserError(
                 "wgan_gp needs the gradient of each image by itself, but batch norm mixes the"
-                " images of a batch"
+                " images of a batch",
+                where="method.discriminator.norm",
+                allowed="instance, group, none",
+                remedy='Set the discriminator\'s norm = "instance"',
             )
-            where = "method.discriminator.norm"
-            remedy = 'Set the discriminator\'s norm = "instance"'
-            raise UserError(what, where=where, allowed="instance, group, none", remedy=remedy)
 
         return self.weight * gradient_penalty(discriminator, real, fake)
 

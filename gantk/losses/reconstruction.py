@@ -103,11 +103,10 @@ def lesion_weight(mask: Tensor | None, lesion: float) -> Tensor | None:
         return None
 
     if mask is None:
-        what = (
-            f"lesion = {lesion:g} weights the pixels of lesions, but the batch has no lesion masks"
-        )
         raise UserError(
-            what, where="method.lesion", remedy="set data.mask = true, or method.lesion = 1.0"
+            f"lesion = {lesion:g} weights the pixels of lesions, but the batch has no lesion masks",
+            where="method.lesion",
+            remedy="set data.mask = true, or method.lesion = 1.0",
         )
 
     return 1 + (lesion - 1) * mask.float()
@@ -117,8 +116,11 @@ def expect_named_once(names: list[str], where: str) -> None:
     """UserError where two losses have one name."""
     twice = [name for name in names if names.count(name) > 1]
     if twice:
-        what = f"two losses are called '{twice[0]}', so one would be lost"
-        raise UserError(what, where=where, remedy="list each loss once")
+        raise UserError(
+            f"two losses are called '{twice[0]}', so one would be lost",
+            where=where,
+            remedy="list each loss once",
+        )
 
 
 def expect_lesion_weight(lesion: float, name: str, loss: Callable[..., Tensor]) -> float:
@@ -126,10 +128,11 @@ def expect_lesion_weight(lesion: float, name: str, loss: Callable[..., Tensor]) 
     parameter `weight`.
     """
     if lesion != 1 and "weight" not in inspect.signature(loss).parameters:
-        what = (
-            f"the loss '{name}' takes no `weight` of pixels, so lesions cannot have another weight"
+        raise UserError(
+            f"the loss '{name}' takes no `weight` of pixels, so lesions cannot have another weight",
+            where="method.lesion",
+            remedy="set method.lesion = 1.0",
         )
-        raise UserError(what, where="method.lesion", remedy="set method.lesion = 1.0")
     return lesion
 
 

@@ -173,8 +173,11 @@ def local_moments(output: Tensor, source: Tensor, window: int) -> tuple[Tensor, 
     Each is (N, C, *windows), float32; the output's have its gradient.
     """
     if min(output.shape[2:]) < window:
-        what = f"a window of {window} pixels does not fit into images of {tuple(output.shape[2:])}"
-        raise UserError(what, where="window", allowed=f"2 to {min(output.shape[2:])}")
+        raise UserError(
+            f"a window of {window} pixels does not fit into images of {tuple(output.shape[2:])}",
+            where="window",
+            allowed=f"2 to {min(output.shape[2:])}",
+        )
 
     output, source = comparable(output, source)
     mean_s, mean_ss = box_mean(torch.stack([source, source.square()]), window)

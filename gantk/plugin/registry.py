@@ -104,12 +104,12 @@ class Entry:
         name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         what = f"the {self.kind} '{self.name}' {what}: {name}{one_line(error)}"
         place = self._place(error)
-        remedy = (
-            f"correct the {self.kind} in its file, or uninstall the package; `gantk plugins` lists all"
-            " plugins"
+        return UserError(
+            what,
+            where=", ".join(filter(None, [place, f"offered by {self.owner}"])),
+            remedy=f"correct the {self.kind} in its file, or uninstall the package; `gantk plugins` lists all"
+            " plugins",
         )
-        where = ", ".join(filter(None, [place, f"offered by {self.owner}"]))
-        return UserError(what, where=where, remedy=remedy)
 
     def _place(self, error: Exception) -> str:
         """The line of the package that raised an error, as `file:line`, else the file of the part;

@@ -63,8 +63,11 @@ def _names(name: str, kind: str) -> dict[str, str]:
     kinds.toml.in.
     """
     if not SHAPE.fullmatch(name):
-        allowed = "a letter, then letters and digits; words are joined by - or _, as in my-gan"
-        raise UserError(f"'{name}' is not a valid package name", where="NAME", allowed=allowed)
+        raise UserError(
+            f"'{name}' is not a valid package name",
+            where="NAME",
+            allowed="a letter, then letters and digits; words are joined by - or _, as in my-gan",
+        )
 
     module = name.replace("-", "_").lower()
     taken = registry().entries.get((kind, module))

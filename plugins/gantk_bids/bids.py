@@ -89,9 +89,12 @@ class Bids(VolumeSource):
             return {}
         columns, rows = read_rows(path)
         if label and label not in columns:
-            what = f"'{path}' has no column '{self.label}'"
-            remedy = did_you_mean(label, columns)
-            raise UserError(what, where="data.source.label", allowed=columns, remedy=remedy)
+            raise UserError(
+                f"'{path}' has no column '{self.label}'",
+                where="data.source.label",
+                allowed=columns,
+                remedy=did_you_mean(label, columns),
+            )
 
         people = {}
         for line, row in rows:

@@ -63,9 +63,11 @@ class Derivatives:
         self.scans = {scan.path: scan for scan in of_source or inside}
         self.known = json_object(target / DESCRIPTION)
         if self.known and self.known.get("DatasetType", "raw") != "derivative":
-            what = f"'{target}' is a BIDS dataset with raw data; it cannot hold derivatives"
-            remedy = f"name a separate folder: {target / 'derivatives' / 'gantk'}"
-            raise UserError(what, where="OUTPUT", remedy=remedy)
+            raise UserError(
+                f"'{target}' is a BIDS dataset with raw data; it cannot hold derivatives",
+                where="OUTPUT",
+                remedy=f"name a separate folder: {target / 'derivatives' / 'gantk'}",
+            )
 
     def name(self, files: Sequence[Path], tail: str, contrast: str) -> str | None:
         """A result's path: `sub-01/ses-1/anat/sub-01_ses-1_space-T1w_desc-gantk_T2w`; None for

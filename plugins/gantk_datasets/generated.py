@@ -47,16 +47,18 @@ class Generated(ImageSource):
         n: Count = 512,  # number of generated images; at most one for each image to translate
     ):
         if len(domains) != 2:
-            what = (
+            raise UserError(
                 "the source 'generated' needs two domains, real and generated, but data.domains"
-                f" has {len(domains)}"
+                f" has {len(domains)}",
+                where="data.domains",
+                allowed='such as ["healthy", "tumour"]',
             )
-            raise UserError(what, where="data.domains", allowed='such as ["healthy", "tumour"]')
 
         if not path:
-            remedy = "use --data RUN with the folder of a finished run"
             raise UserError(
-                "the source 'generated' has no run", where="data.source.path", remedy=remedy
+                "the source 'generated' has no run",
+                where="data.source.path",
+                remedy="use --data RUN with the folder of a finished run",
             )
 
         self.path = path
@@ -89,15 +91,19 @@ class Generated(ImageSource):
         known = sorted(classes - {None})
         for name in letters:
             if name not in classes:
-                what = f"the images of the run '{self.path}' have no class '{name}'"
-                remedy = did_you_mean(name, known) or "name the domains after two of its classes"
                 raise UserError(
-                    what, where="data.domains", allowed=known or "no classes", remedy=remedy
+                    f"the images of the run '{self.path}' have no class '{name}'",
+                    where="data.domains",
+                    allowed=known or "no classes",
+                    remedy=did_you_mean(name, known) or "name the domains after two of its classes",
                 )
 
         if self._labels and self.shown not in self._labels:
-            what = f"the run '{self.path}' does not generate the class '{self.shown}'"
-            raise UserError(what, where="data.domains", allowed=self._labels)
+            raise UserError(
+                f"the run '{self.path}' does not generate the class '{self.shown}'",
+                where="data.domains",
+                allowed=self._labels,
+            )
 
         return [*records, *self._generated_records()]
 
@@ -147,8 +153,9 @@ class Generated(ImageSource):
                 remedy=f"use a run with data.dims = {self.dims} and data.neighbours = 0",
             )
         if not model.method.samples and not model.method.directions():
-            what = f"the method {model.recipe.method.name} generates no images"
-            raise UserError(what, where=where)
+            raise UserError(
+                f"the method {model.recipe.method.name} generates no images", where=where
+            )
 
         return model
 

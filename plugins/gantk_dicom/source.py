@@ -79,11 +79,11 @@ class Dicom(VolumeSource):
             for row in own:
                 row.contrast = contrast
                 if contrast_of.setdefault(row.scan.name, contrast) != contrast:
-                    what = (
-                        f"'{row.scan.name}' belongs to both domains, {' and '.join(self.domains)}"
+                    raise UserError(
+                        f"'{row.scan.name}' belongs to both domains, {' and '.join(self.domains)}",
+                        where="data.source",
+                        remedy=f"make data.source.a and data.source.b more specific. {FILL_IN_TABLE}",
                     )
-                    remedy = f"make data.source.a and data.source.b more specific. {FILL_IN_TABLE}"
-                    raise UserError(what, where="data.source", remedy=remedy)
             rows += own
 
         self.set_patients(rows)
@@ -111,14 +111,11 @@ class Dicom(VolumeSource):
         if not chosen:
             examples = [f"'{row.scan.name}' ({row.header.label})" for row in found[:4]]
             there = f"; it has {', '.join(examples)}" if found else " and no other series"
-            allowed = (
-                "a word or regular expression that occurs in SeriesDescription, ProtocolName or the"
-                " folder's name"
-            )
             raise NothingFound(
                 f"no DICOM series of {name} in '{self.root}'{there}",
                 where=f"data.source.{self.option_of(name)}",
-                allowed=allowed,
+                allowed="a word or regular expression that occurs in SeriesDescription, ProtocolName or the"
+                " folder's name",
                 remedy=NAME_DOMAINS,
             )
 
@@ -144,11 +141,14 @@ def _doubts_about_people(found: Sequence[Row]) -> list[UserError]:
     """
     nameless = [f"'{row.scan.name}'" for row in found if not row.subject]
     if nameless:
-        what = (
-            "PatientID and StudyInstanceUID are empty, so it is not known whose scans these are:"
-            f" {join_first(nameless, most=3)}"
-        )
-        return [UserError(what, where="data.source.patient", remedy=NAME_PATIENTS)]
+        return [
+            UserError(
+                "PatientID and StudyInstanceUID are empty, so it is not known whose scans these are:"
+                f" {join_first(nameless, most=3)}",
+                where="data.source.patient",
+                remedy=NAME_PATIENTS,
+            )
+        ]
 
     known: dict[tuple[str, str], Row] = {}
     for row in found:
@@ -157,11 +157,14 @@ def _doubts_about_people(found: Sequence[Row]) -> list[UserError]:
                 continue
             one = known.setdefault((row.header.patient.of.casefold(), element), row)
             if value != one.header.person[element]:
-                what = (
-                    f"'{one.scan.name}' and '{row.scan.name}' are one patient's by their PatientID (in"
-                    f" any case) or study, but differ in {element}, so it is not sure whose they are"
-                )
-                return [UserError(what, where="data.source.patient", remedy=NAME_PATIENTS)]
+                return [
+                    UserError(
+                        f"'{one.scan.name}' and '{row.scan.name}' are one patient's by their PatientID (in"
+                        f" any case) or study, but differ in {element}, so it is not sure whose they are",
+                        where="data.source.patient",
+                        remedy=NAME_PATIENTS,
+                    )
+                ]
     return []
 
 

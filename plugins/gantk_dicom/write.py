@@ -83,8 +83,11 @@ def write_file(path: Path, image: Image, description: str = "") -> None:
     datasets = _derive_datasets(image, description)
     count = image.header.shape[2]
     if count > 1:
-        what = f"a series of {count} slices needs one file per slice, but OUTPUT is one file"
-        raise UserError(what, where="OUTPUT", remedy="name a folder (a path without .dcm)")
+        raise UserError(
+            f"a series of {count} slices needs one file per slice, but OUTPUT is one file",
+            where="OUTPUT",
+            remedy="name a folder (a path without .dcm)",
+        )
     _save(next(datasets), path)
 
 
@@ -116,9 +119,10 @@ def files_of_others(folder: Path) -> list[Path]:
 def _replace_series(folder: Path, datasets: Iterable[Dataset]) -> None:
     folder = Path(os.path.realpath(folder))
     if os.path.ismount(folder):
-        what = f"'{folder}' is the mount point of a disk; a series would replace the folder"
         raise UserError(
-            what, where="OUTPUT", remedy=f"name a folder inside it: {folder / 'series'}"
+            f"'{folder}' is the mount point of a disk; a series would replace the folder",
+            where="OUTPUT",
+            remedy=f"name a folder inside it: {folder / 'series'}",
         )
 
     with whole_folder(folder) as made:
@@ -147,12 +151,11 @@ def _derive_datasets(image: Image, description: str) -> Iterator[Dataset]:
     """
     headers = image.header
     if not isinstance(headers, Headers):
-        what = (
-            "this image cannot be written as DICOM, because it was not read from DICOM: it lacks"
-            " the patient and study"
-        )
         raise UserError(
-            what, where="OUTPUT", remedy="write NIfTI (.nii.gz), or read the DICOM files"
+            "this image cannot be written as DICOM, because it was not read from DICOM: it lacks"
+            " the patient and study",
+            where="OUTPUT",
+            remedy="write NIfTI (.nii.gz), or read the DICOM files",
         )
 
     modality = modality_of(description.partition(",")[0], str(headers[0].get("Modality")))
@@ -229,8 +232,9 @@ def _save(dataset: Dataset, path: Path) -> None:
     try:
         dataset.save_as(content, enforce_file_format=True)
     except (TypeError, ValueError, AttributeError, KeyError) as error:
-        what = f"the header of '{path.name}' cannot be written: {kind_of(error)}"
-        raise UserError(what, remedy="write NIfTI") from None
+        raise UserError(
+            f"the header of '{path.name}' cannot be written: {kind_of(error)}", remedy="write NIfTI"
+        ) from None
     path.write_bytes(content.getbuffer())
 
 

@@ -61,18 +61,24 @@ class Nyul(Mapping, name="nyul"):
         super().__post_init__()
         percentiles = self.percentiles = tuple(map(float, self.percentiles))
         if (np.diff(percentiles) <= 0).any():
-            what = f"the percentiles {list(percentiles)} do not increase"
-            raise UserError(what, where="data.intensity.percentiles")
+            raise UserError(
+                f"the percentiles {list(percentiles)} do not increase",
+                where="data.intensity.percentiles",
+            )
 
         if self.unit == "median" and 50 not in percentiles:
-            what = (
-                f"unit = 'median' needs 50 among the percentiles, but they are {list(percentiles)}"
+            raise UserError(
+                f"unit = 'median' needs 50 among the percentiles, but they are {list(percentiles)}",
+                where="data.intensity.percentiles",
+                remedy="add 50",
             )
-            raise UserError(what, where="data.intensity.percentiles", remedy="add 50")
 
         if self.foreground not in (True, "tissue"):  # of an earlier version
-            what = f"foreground = {self.foreground!r} cannot be used any more"
-            raise UserError(what, where="data.intensity.foreground", allowed=("true", "tissue"))
+            raise UserError(
+                f"foreground = {self.foreground!r} cannot be used any more",
+                where="data.intensity.foreground",
+                allowed=("true", "tissue"),
+            )
 
         # index of the unit
         self.place = 1 + percentiles.index(50) if self.unit == "median" else len(percentiles)

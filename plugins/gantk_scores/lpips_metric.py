@@ -92,7 +92,10 @@ def lpips_network(net: str) -> nn.Module:
     except Exception as error:  # no network, a damaged file, or the weights of another network
         what = f"'{path}' does not contain" if path else "this machine lacks and cannot download"
         what += f" the weights of the network '{net}' of lpips ({one_line(error)})"
-        remedy = f"put {file} of torchvision into a folder and set GANTK_WEIGHTS to it"
-        raise UserError(what, where="evaluate.metrics", remedy=remedy) from None
+        raise UserError(
+            what,
+            where="evaluate.metrics",
+            remedy=f"put {file} of torchvision into a folder and set GANTK_WEIGHTS to it",
+        ) from None
 
     return network.eval().requires_grad_(False)

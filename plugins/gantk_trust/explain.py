@@ -85,8 +85,11 @@ def explain(
 
     model = load(run, device=device) if isinstance(run, (str, PathLike)) else run
     if model.run is None:
-        what = "an exported model or an ensemble has no gradients to explain"
-        raise UserError(what, where="RUN", remedy="name one run folder")
+        raise UserError(
+            "an exported model or an ensemble has no gradients to explain",
+            where="RUN",
+            remedy="name one run folder",
+        )
 
     letter = model.domain(to)
     frame = model.frames[letter]
@@ -94,13 +97,15 @@ def explain(
     given = read(Path(image))
     pipeline.check_channels(given, "IMAGE")
     if frame.dims == 3:
-        what = "a network of volumes is not explained"
-        raise UserError(what, where="RUN", allowed="networks of slices")
+        raise UserError(
+            "a network of volumes is not explained", where="RUN", allowed="networks of slices"
+        )
     stack = pipeline.stack_of(given)
     number = len(stack) // 2 if slice is None else slice
     if not 0 <= number < len(stack):
-        allowed = f"0 to {len(stack) - 1}"
-        raise UserError(f"the image has no slice {number}", where="--slice", allowed=allowed)
+        raise UserError(
+            f"the image has no slice {number}", where="--slice", allowed=f"0 to {len(stack) - 1}"
+        )
     places = neighbour_places(torch.tensor([number]), frame.neighbours, len(stack))[0]
     native = torch.from_numpy(np.concatenate(stack[places.tolist()]))[None]
     prepare = pipeline.preparation(pipeline.own_scale(given.pixels))
@@ -140,9 +145,11 @@ def _region(text: str, rows: int, columns: int) -> Tensor:
     found = re.fullmatch(r"(\d+):(\d+),(\d+):(\d+)", text)
     left, right, top, bottom = map(int, found.groups()) if found else (0, 0, 0, 0)
     if not (left < right <= columns and top < bottom <= rows):
-        allowed = f"columns,rows within 0:{columns},0:{rows}"
-        what = f"'{text}' is not a valid region of this image"
-        raise UserError(what, where="--region", allowed=allowed)
+        raise UserError(
+            f"'{text}' is not a valid region of this image",
+            where="--region",
+            allowed=f"columns,rows within 0:{columns},0:{rows}",
+        )
 
     inside = torch.zeros(1, 1, rows, columns)
     inside[:, :, top:bottom, left:right] = 1

@@ -41,16 +41,19 @@ class Memorisation(InFeatures):
     def expect_data(self, scorer: Scorer) -> bool:
         """UserError where the method translates."""
         if len(scorer.data.letters) > 1:
-            what = "the metric 'memorisation' is for images from noise, but this method translates"
-            raise UserError(what, where="evaluate.metrics", remedy="leave the metric out")
+            raise UserError(
+                "the metric 'memorisation' is for images from noise, but this method translates",
+                where="evaluate.metrics",
+                remedy="leave the metric out",
+            )
         self.reals = scorer.reals
         return True
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> Score:
         if train is test:
-            what = "the metric 'memorisation' needs held-out images to compare with"
             raise UserError(
-                what, remedy="score a run that holds out images: data.split.test above 0"
+                "the metric 'memorisation' needs held-out images to compare with",
+                remedy="score a run that holds out images: data.split.test above 0",
             )
 
         trained_on = self._training_images() if hasattr(self, "reals") else train

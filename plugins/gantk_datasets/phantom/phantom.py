@@ -60,12 +60,11 @@ def contrast_of(name: str) -> str:
     contrast = name.strip().upper().removesuffix("W")
     contrast = ALIASES.get(contrast, contrast)
     if contrast not in CONTRASTS:
-        remedy = "name the domains after these contrasts, or train on your images with --data PATH"
         raise UserError(
             f"the phantom has no contrast '{name}'",
             where="data.domains",
             allowed=CONTRASTS,
-            remedy=remedy,
+            remedy="name the domains after these contrasts, or train on your images with --data PATH",
         )
 
     return contrast
@@ -135,11 +134,12 @@ class Phantom(ImageSource):
         # the class of each domain's images; () = any
         self.classes = tuple(domains) if contrast else ()
         if contrast and sorted(domains) != CLASSES:
-            what = (
+            raise UserError(
                 "with data.source.contrast the phantom's domains are classes, not"
-                f" {', '.join(domains)}"
+                f" {', '.join(domains)}",
+                where="data.domains",
+                allowed=str(CLASSES),
             )
-            raise UserError(what, where="data.domains", allowed=str(CLASSES))
 
         self.contrasts = [
             tuple(map(contrast_of, contrast_names(contrast or domain))) for domain in domains
@@ -178,9 +178,8 @@ class Phantom(ImageSource):
                     records += self._records_of_image(number, level, label)
 
         if not records:
-            what = f'none of the {self.subjects} subjects has an image for only = "{self.only}"'
             raise UserError(
-                what,
+                f'none of the {self.subjects} subjects has an image for only = "{self.only}"',
                 where="data.source",
                 remedy="increase subjects, or change healthy and lesions",
             )
@@ -216,12 +215,12 @@ class Phantom(ImageSource):
         for label, count in self.counts.items():
             pairs = list(dict.fromkeys(record.pair for record in records if record.label == label))
             if len(pairs) < count:
-                what = (
+                raise UserError(
                     f"{count_noun(self.subjects, 'subject')} made {count_noun(pairs, 'image')} of the class {label}, but"
-                    f" counts requests {count}"
+                    f" counts requests {count}",
+                    where="data.source.counts",
+                    remedy="increase subjects, slices or lesions, or reduce counts",
                 )
-                remedy = "increase subjects, slices or lesions, or reduce counts"
-                raise UserError(what, where="data.source.counts", remedy=remedy)
 
             places = np.linspace(0, len(pairs) - 1, count).round()
             kept.update(pairs[int(place)] for place in places)

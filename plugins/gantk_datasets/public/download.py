@@ -108,9 +108,10 @@ def fetch(
             if json_object(record).get("name") == name:
                 say(f"exists   {target}")
                 return target
-            what = f"'{target}' exists and is not a download of the set '{name}' by gantk"
             raise UserError(
-                what, where="--out", remedy="choose another folder, or move this one away"
+                f"'{target}' exists and is not a download of the set '{name}' by gantk",
+                where="--out",
+                remedy="choose another folder, or move this one away",
             )
 
         say(f"fetch    {name} from {without_credentials(base)}")
@@ -147,13 +148,19 @@ def prepare_set(name: str, folder: Path) -> None:
 def _known_set(name: str) -> dict[str, Any]:
     sets = known_sets()
     if name not in sets:
-        what = f"gantk knows no public data set named '{name}'"
-        raise UserError(what, where="NAME", allowed=sets, remedy=did_you_mean(name, sets))
+        raise UserError(
+            f"gantk knows no public data set named '{name}'",
+            where="NAME",
+            allowed=sets,
+            remedy=did_you_mean(name, sets),
+        )
 
     if "ask" in sets[name]:
-        what = f"'{name}' is only available after registration ({sets[name]['licence']})"
-        remedy = f"register at {sets[name]['ask']}, and train on the download with --data FOLDER"
-        raise UserError(what, where="NAME", remedy=remedy)
+        raise UserError(
+            f"'{name}' is only available after registration ({sets[name]['licence']})",
+            where="NAME",
+            remedy=f"register at {sets[name]['ask']}, and train on the download with --data FOLDER",
+        )
 
     return sets[name]
 

@@ -44,9 +44,11 @@ class Windows(Mapping, name="ct"):
                 f"air {self.air:g}, low {self.low:g}, high {self.high:g}, bone {self.bone:g}, share"
                 f" {self.share:g}"
             )
-            what = f"the Hounsfield windows are empty: {given}"
-            allowed = "air < low < high < bone, share above 0"
-            raise UserError(what, where="data.intensity", allowed=allowed)
+            raise UserError(
+                f"the Hounsfield windows are empty: {given}",
+                where="data.intensity",
+                allowed="air < low < high < bone, share above 0",
+            )
 
         self._set_corners()
 
@@ -77,15 +79,13 @@ class Windows(Mapping, name="ct"):
             return
 
         if low >= 0:
-            what = (
+            raise UserError(
                 f"the training images have values from {low:g} to {high:g}; these are not Hounsfield"
-                " units, in which air is -1000"
+                " units, in which air is -1000",
+                where="data.intensity",
+                remedy="use CT as DICOM or NIfTI in HU; for pictures (PNG, JPEG), which have no HU, set"
+                ' no_hu = "percentile"',
             )
-            remedy = (
-                "use CT as DICOM or NIfTI in HU; for pictures (PNG, JPEG), which have no HU, set"
-                ' no_hu = "percentile"'
-            )
-            raise UserError(what, where="data.intensity", remedy=remedy)
 
         self._set_corners()
         if low < self.air - PADDING:
@@ -130,12 +130,11 @@ class Domains(IntensityMapping):
         self.range = tuple(map(float, range))
         own = [list(part().range) for part in (a, b)]
         if any(each not in ([-1.0, 1.0], list(self.range)) for each in own):
-            what = (
-                f"the two domains have the ranges {own[0]} and {own[1]}, but networks have one"
-                f" range, {list(self.range)}"
-            )
             raise UserError(
-                what, where="data.intensity", remedy="set the range once, next to a and b"
+                f"the two domains have the ranges {own[0]} and {own[1]}, but networks have one"
+                f" range, {list(self.range)}",
+                where="data.intensity",
+                remedy="set the range once, next to a and b",
             )
 
         self.parts = {
@@ -145,7 +144,8 @@ class Domains(IntensityMapping):
 
     def fit(self, images: Sequence[np.ndarray]) -> None:
         """Always a UserError: called only for recipes of one domain."""
-        what = "the mapping 'domains' is for two domains, but this recipe has one"
         raise UserError(
-            what, where="data.intensity", remedy='set one mapping, such as intensity = "ct"'
+            "the mapping 'domains' is for two domains, but this recipe has one",
+            where="data.intensity",
+            remedy='set one mapping, such as intensity = "ct"',
         )

@@ -42,9 +42,10 @@ class HounsfieldMAE(MAE):
     ):
         super().__init__(data_range, dims)
         if within and not within[0] < within[1]:
-            what = f"the range from {within[0]:g} to {within[1]:g} HU is empty"
             raise UserError(
-                what, where="evaluate.metrics", allowed="within = [low, high], low < high"
+                f"the range from {within[0]:g} to {within[1]:g} HU is empty",
+                where="evaluate.metrics",
+                allowed="within = [low, high], low < high",
             )
 
         self.no_hu = no_hu
@@ -60,15 +61,13 @@ class HounsfieldMAE(MAE):
         units = [units_of(data, [one], letter) for letter, one in known.items()]
         in_hu = any(each is not None and each.name == "HU" for each in units)
         if not in_hu and self.no_hu == "refuse":
-            what = (
+            raise UserError(
                 f"the metric '{self.name}' needs CT in Hounsfield units, but no domain is CT with"
-                " such values"
+                " such values",
+                where="evaluate.metrics",
+                remedy="use NIfTI or DICOM in HU for a domain named CT, or leave the metric out: pictures"
+                " have no HU",
             )
-            remedy = (
-                "use NIfTI or DICOM in HU for a domain named CT, or leave the metric out: pictures"
-                " have no HU"
-            )
-            raise UserError(what, where="evaluate.metrics", remedy=remedy)
         return in_hu
 
     def in_regions(

@@ -46,8 +46,11 @@ class BrightEnd:
         channels: tuple[Few, ...] = (),  # numbers of the contrasts to stretch, from 0; (): all
     ):
         if not knee < percentile <= 100:
-            what = f"the percentiles knee = {knee:g} and percentile = {percentile:g} are not valid"
-            raise UserError(what, where="post", allowed="0 < knee < percentile <= 100")
+            raise UserError(
+                f"the percentiles knee = {knee:g} and percentile = {percentile:g} are not valid",
+                where="post",
+                allowed="0 < knee < percentile <= 100",
+            )
 
         self.dims = dims
         self.channels = channels
@@ -61,8 +64,11 @@ class BrightEnd:
         count = images.shape[1]
         beyond = [number for number in self.channels if number >= count]
         if beyond:
-            what = f"bright_end names channel {beyond[0]}, but the images have {count}"
-            raise UserError(what, where="post", allowed=f"0 to {count - 1}")
+            raise UserError(
+                f"bright_end names channel {beyond[0]}, but the images have {count}",
+                where="post",
+                allowed=f"0 to {count - 1}",
+            )
 
         return each_volume(images, examples, self.dims, "bright_end", self._volume)
 

@@ -27,8 +27,11 @@ def each_volume(
     the one whose slices they are. UserError, by the post-step's `name`, where there is no input.
     """
     if not isinstance(examples.made_from, Tensor):
-        what = f"the post-step '{name}' compares with the input, but images from noise have none"
-        raise UserError(what, where="post", remedy="leave this post-step out")
+        raise UserError(
+            f"the post-step '{name}' compares with the input, but images from noise have none",
+            where="post",
+            remedy="leave this post-step out",
+        )
 
     inputs = examples.made_from.to(images)
     if dims == 2:

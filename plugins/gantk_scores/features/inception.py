@@ -39,11 +39,11 @@ class Inception(nn.Module):
             with torch.random.fork_rng(devices=[]):
                 network = inception.InceptionV3([inception.InceptionV3.BLOCK_INDEX_BY_DIM[2048]])
         except OSError as error:
-            what = f"the weights of the feature network 'inception' are missing ({one_line(error)})"
-            remedy = (
-                f'put {FILE} into a folder and set GANTK_WEIGHTS to it, or use features = "random"'
-            )
-            raise UserError(what, where="evaluate.metrics", remedy=remedy) from None
+            raise UserError(
+                f"the weights of the feature network 'inception' are missing ({one_line(error)})",
+                where="evaluate.metrics",
+                remedy=f'put {FILE} into a folder and set GANTK_WEIGHTS to it, or use features = "random"',
+            ) from None
         finally:
             inception.load_state_dict_from_url = download
 

@@ -143,28 +143,26 @@ class Classification(Judge):
 
         known = " and ".join(", ".join(sorted(names)) or "none" for names in classes)
         made_of = "one" if made_known else "a mixture"
-        what = (
+        raise UserError(
             "the metric 'classification' needs real images of two classes in the training and the"
             f" test set (it finds {known}), and generated images of a known class (it finds"
-            f" {made_of})"
+            f" {made_of})",
+            where="evaluate.metrics",
+            remedy="use one folder per class and data.labels = true, or leave the metric out",
         )
-        remedy = "use one folder per class and data.labels = true, or leave the metric out"
-        raise UserError(what, where="evaluate.metrics", remedy=remedy)
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
         available = len(train)
         train = without_patients_of(train, test)
         classes = sorted({*train.labels.tolist()} & {*test.labels.tolist()} - {-1})  # -1: unknown
         if len(classes) < 2:
-            what = (
+            raise UserError(
                 "a classifier needs real images of two classes, both for training and for testing;"
                 f" of {count_noun(available, 'training image')} {len(train)} are neither tested nor"
-                " of tested patients"
+                " of tested patients",
+                where="evaluate.metrics",
+                remedy="test on images that were not trained on, or leave out the metric 'classification'",
             )
-            remedy = (
-                "test on images that were not trained on, or leave out the metric 'classification'"
-            )
-            raise UserError(what, where="evaluate.metrics", remedy=remedy)
 
         known = torch.tensor(classes)
         train, test, fake = (

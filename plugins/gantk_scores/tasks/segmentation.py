@@ -63,8 +63,11 @@ class Segmentation(SetMetric):
             for to in scorer.method.directions()
         ]
         if not masked or not all(masked):
-            what = "the metric 'segmentation' needs translations, and lesion masks in the test set"
-            raise UserError(what, where="evaluate.metrics", remedy=REMEDY)
+            raise UserError(
+                "the metric 'segmentation' needs translations, and lesion masks in the test set",
+                where="evaluate.metrics",
+                remedy=REMEDY,
+            )
         reals.masks = True
         return True
 
@@ -153,8 +156,11 @@ def _images_with_masks(group: ImageGroup) -> ImageGroup:
     """The images with a mask; UserError where none shows a lesion."""
     known = None if group.masks is None else group.masks.flatten(1).isfinite().all(1)
     if known is None or not (group.masks[known] > 0).any():
-        what = "the metric 'segmentation' needs lesion masks, but no mask shows a lesion"
-        raise UserError(what, where="evaluate.metrics", remedy=REMEDY)
+        raise UserError(
+            "the metric 'segmentation' needs lesion masks, but no mask shows a lesion",
+            where="evaluate.metrics",
+            remedy=REMEDY,
+        )
     return select_images(group, known)
 
 

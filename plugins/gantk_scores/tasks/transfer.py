@@ -51,8 +51,11 @@ class Transfer(Judge):
 
     def __call__(self, train: ImageGroup, test: ImageGroup, fake: ImageGroup) -> dict[str, Score]:
         if fake.inputs is None:
-            what = "the metric 'transfer' scores translations, but these images are generated from noise"
-            raise UserError(what, where="evaluate.metrics", remedy="leave the metric out")
+            raise UserError(
+                "the metric 'transfer' scores translations, but these images are generated from noise",
+                where="evaluate.metrics",
+                remedy="leave the metric out",
+            )
 
         # real training images of both domains, of the target's with label 1
         others, _, _ = self.reals.sets(OTHER[fake.to], tuple(fake.images.shape[2:]))
@@ -62,11 +65,11 @@ class Transfer(Judge):
         ]
         known = reduce(without_patients_of, (test, fake), concatenate_groups(*sides))
         if len(known.labels.unique()) < 2:
-            what = (
-                "the metric 'transfer' finds no training patients other than those that it scores"
+            raise UserError(
+                "the metric 'transfer' finds no training patients other than those that it scores",
+                where="evaluate.metrics",
+                remedy="add patients, or leave the metric out",
             )
-            remedy = "add patients, or leave the metric out"
-            raise UserError(what, where="evaluate.metrics", remedy=remedy)
 
         asked = torch.cat([fake.images, fake.inputs, test.images])
         (right,) = self.answers(known.images, known.labels, 2, asked)

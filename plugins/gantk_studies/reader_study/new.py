@@ -67,14 +67,19 @@ def new_study(
         UserError: there are no pairs of images.
     """
     if (run is None) == (real is None) or (real is None) != (fake is None):
-        problem = "the command does not name the images to judge"
-        raise UserError(problem, allowed="a RUN, or both --real DIR and --fake DIR")
+        raise UserError(
+            "the command does not name the images to judge",
+            allowed="a RUN, or both --real DIR and --fake DIR",
+        )
     target = Path(out or "study")
     if run is not None and not out and Path(run).is_dir():
         target = Path(run, "study")
     if os.path.lexists(target) and not overwrite:
-        what = f"'{target}' exists; a new key would make answers to its page useless"
-        raise UserError(what, where="--out", remedy="name another folder, or add --overwrite")
+        raise UserError(
+            f"'{target}' exists; a new key would make answers to its page useless",
+            where="--out",
+            remedy="name another folder, or add --overwrite",
+        )
 
     rng = np.random.default_rng()  # of a secret seed
     if run is None:
@@ -183,9 +188,11 @@ def _of_run(
 
     model = Model.load(RunFolder.open(find_model(run, say)).path, device)
     if model.packed is not None:
-        what = f"'{run}' is a packed model without images"
-        remedy = "write images with `gantk translate` or `sample`, and name --real and --fake"
-        raise UserError(what, where="RUN", remedy=remedy)
+        raise UserError(
+            f"'{run}' is a packed model without images",
+            where="RUN",
+            remedy="write images with `gantk translate` or `sample`, and name --real and --fake",
+        )
 
     letter = model.domain(to)
     source = OTHER[letter]

@@ -98,8 +98,11 @@ def _read_answers(
             table = pd.read_csv(path, usecols=[*kinds], dtype=kinds, keep_default_na=False)
         fits = (table.study == digest) & table.question.isin(key.index) & table.answer.isin([0, 1])
         if not fits.all():
-            what = f"'{path}' belongs to another study, or it or the key was changed"
-            raise UserError(what, where="ANSWERS", remedy=remedy)
+            raise UserError(
+                f"'{path}' belongs to another study, or it or the key was changed",
+                where="ANSWERS",
+                remedy=remedy,
+            )
         tables.append(table.assign(reader=table.reader.replace("", path.stem)))
 
     given = pd.concat(tables)

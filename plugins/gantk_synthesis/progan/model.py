@@ -238,9 +238,8 @@ def _checked_shares(shares: list[float] | None, levels: int) -> list[float]:
 
     if len(shares) != levels or not 0 < min(shares) <= max(shares) < 1e9:
         sizes = ", ".join(str(FIRST_SIDE * 2**level) for level in range(levels))
-        what = f"shares = {list(shares)} does not fit the sizes {sizes}"
         raise UserError(
-            what,
+            f"shares = {list(shares)} does not fit the sizes {sizes}",
             where="method.shares",
             allowed=f"{levels} positive numbers below 1e9, proportional to the steps",
         )
