@@ -35,11 +35,11 @@ BASELINES = {
     ),
     "histogram": (
         "histogram matching",
-        "The input with as many dark and bright pixels as the images of the other domain.",
+        "The input, its histogram matched to the images of the other domain.",
     ),
     "intensity_map": (
         "a simple intensity map",
-        "Each gray value of the input becomes the mean one that it has in other registered pairs.",
+        "Each gray value of the input is replaced by the mean target value for it in other registered pairs.",
     ),
     "real_split": (
         "other real images",
@@ -109,12 +109,12 @@ def baselines() -> dict[str, tuple[str, str]]:
 
 def baseline_words(name: str, steps: int = 0) -> str:
     """`intensity_map` is a simple intensity map; a plugin's baseline without words keeps its name. Those
-    that are trained end with their steps, where these are given: `... trained on pairs in 300 steps`.
+    that are trained end with their steps, where these are given: `... trained for 300 steps`.
     """
     words, _ = baselines().get(name, ("", ""))
     short = words or name.replace("_", " ")
     if steps and name in registry()["baseline"]:
-        return f"{short} trained on pairs in {steps:,} steps"
+        return f"{short} trained for {steps:,} steps"
     return short
 
 

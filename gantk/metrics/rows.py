@@ -221,7 +221,7 @@ def _without_verdicts(results: Results) -> Iterator[str]:
 
 
 def files_sentence(results: Results) -> str:
-    """`in whole files, T1 -> T2 reaches PSNR 23.3 dB, 1.85 dB worse than a simple intensity map`: the
+    """`at full size (whole files), T1 -> T2 reaches PSNR 23.3 dB, 1.85 dB worse than a simple intensity map`: the
     first score of each direction.
     """
     first, _ = _judged_rows(results)
@@ -230,22 +230,21 @@ def files_sentence(results: Results) -> str:
         f" {'to' if row.difference == 'equal' else 'than'} {row.baseline_name}"
         for row in first
     ]
-    return f"in whole files, {'; '.join(reached)}" if reached else ""
+    return f"at full size (whole files), {'; '.join(reached)}" if reached else ""
 
 
 def _mean_errors(results: Results) -> Iterator[str]:
-    """Yield `the mean error is 10 % of the range from black to white, 22 % in the foreground (MR -> CT)`."""
+    """Yield `the mean error is 10 % for MR -> CT (22 % in the foreground), where 100 % is the range from black to white`."""
     said: list[str] = []
     for key, scores in results.metrics.items():
         whole, inside = (scores.get("mae" + end, Score()).in_percent for end in ("", FOREGROUND))
         is_last = f"{key}_post" not in results.metrics
         if is_last and whole.unit == OF_RANGE and whole.value is not None:
             title = title_of(key, results.domains).removesuffix(AFTER_POSTS)
-            more = "" if inside.value is None else f", {inside.value:.0f} % in the foreground"
-            of = "" if said else " of the range from black to white"
-            said.append(f"{whole.value:.0f} %{of}{more} ({title})")
+            more = "" if inside.value is None else f" ({inside.value:.0f} % in the foreground)"
+            said.append(f"{whole.value:.0f} % for {title}{more}")
     if 0 < len(said) <= MAX_NAMED_DIRECTIONS:
-        yield f"the mean error is {join_words(said)}"
+        yield f"the mean error is {join_words(said)}, where 100 % is the range from black to white"
 
 
 def sets_sentence(results: Results) -> str:
@@ -303,7 +302,7 @@ def _verdicts_in_words(results: Results, rows: Sequence[Row]) -> Iterator[str]:
                     f", but {'better' if tone_of(inside) == 'good' else 'ahead'} in the foreground"
                 )
             if row.tone != "bad" and _leads_by_brightness(results, row):
-                gain += ", but worse where brightness and contrast are corrected"
+                gain += ", but worse after brightness and contrast are corrected"
             gains.append(gain)
         directions = join_words([row.direction for row in own])
         subject = f"{directions} {'is' if len(own) == 1 else 'are'}"
@@ -410,7 +409,7 @@ def pairs_sentence(results: Results) -> str:
     )
     if is_of_pairs and results.baselines and not any(map(needs_pairs, results.baselines)):
         missing = baseline_words("intensity_map")
-        return f"{missing}, mostly the strongest baseline, is missing: no registered pairs are known to fit it on."
+        return f"{missing}, often the strongest baseline, is missing, because it needs registered pairs."
     lost = [row for row in score_rows(results) if row.tone in ("bad", "near")]
     verdicts = [results.verdict_of(row.key, row.metric) for row in lost]
     if not lost or not all(

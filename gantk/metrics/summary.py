@@ -159,7 +159,7 @@ def _baselines(results: Results, shown: Collection[str]) -> Iterator[str]:
         if baseline != CEILING
     }
     if shown:
-        which = "for each score the strongest of " if len(scored) > 1 else ""
+        which = "for each score, the strongest of these: " if len(scored) > 1 else ""
         yield with_label("baseline", which + join_words([*scored.values()]))
     for baseline, name in scored.items():
         _, meaning = baselines().get(baseline, ("", ""))

@@ -47,7 +47,7 @@ def short_verdict(verdict: Verdict) -> str:
 
 def verdict_words(verdict: Verdict, rival: str) -> str:
     """A verdict in words: `better than pixel noise`, `not better than pixel noise`, `ahead of pixel noise,
-    but this can be chance: 5 patients are too few, at least 6 are needed`.
+    but this can be chance: at least 6 patients are needed, not 5`.
     """
     tone = tone_of(verdict)
     if not tone:
@@ -60,17 +60,16 @@ def verdict_words(verdict: Verdict, rival: str) -> str:
     test = verdict.test
     only = ""
     if test and test.wins is not None and test.wins < test.n:
-        only = f" in {test.wins} of {test.n} patients only, and"
-    words = f"ahead of {rival}, but{only} this can be chance"
+        only = f" in only {test.wins} of {test.n} patients"
+    words = f"ahead of {rival}{only}, but this can be chance"
     if patients == 0:
         return words  # which the result says first
     # with so many patients this was the least p
     agree = verdict.test is None or verdict.test.p <= 2.0 ** (1 - verdict.test.n)
     needed = least_patients(comparisons if agree else 1)
     if patients is not None and patients < needed:
-        few = "1 patient is" if patients == 1 else f"{patients} patients are"
         of = f" for {comparisons} comparisons" if needed > least_patients() else ""
-        return f"{words}: {few} too few, at least {needed} are needed{of}"
+        return f"{words}: at least {needed} patients are needed{of}, not {patients}"
     return f"{words} (p = {p:.2g})" if p <= 1 else words
 
 

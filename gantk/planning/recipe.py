@@ -444,7 +444,7 @@ def _training_lines(seen: Scans, steps: int, why: str) -> Lines:
         names, whys = zip(*proposed, strict=True)
         lines["evaluate.metrics"] = ([*names], f"no pairs are known: {', '.join(whys)}")
     elif seen.fit.good:
-        why = "steps of a small network without adversary, a baseline, on about as many images"
+        why = "steps of a small U-Net without adversary, a baseline, on about as many images"
         batch = lines["train.batch"][0]
         lines["evaluate.regression"] = (_baseline_steps(steps * batch // BASELINE_BATCH), why)
         lines["evaluate.metrics"] = (["psnr", "ssim", "mae"], "compares with the truth")

@@ -79,8 +79,8 @@ def gantk_register(add) -> None:
         "gantk_scores.tasks.regression:Regression",
         words={
             "regression": (
-                "a small network",
-                "A U-Net without a discriminator, trained on registered pairs, 8 a step, with the mean absolute error.",
+                "a small U-Net",
+                "Trained on registered pairs by the mean absolute error alone (batch 8), without a discriminator.",
             )
         },
     )

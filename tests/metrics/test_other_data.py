@@ -131,7 +131,7 @@ def test_a_run_says_what_whole_files_reach(size, is_said, run, tmp_path):
         (whole,) = compared.results.values()
         for title, scores in whole.metrics.items():
             assert f"{title} reaches PSNR {scores['psnr'].value:.2f} dB, " in results.in_files
-        assert results.in_files in result_sentence(results).replace("In whole", "in whole")
+        assert results.in_files in result_sentence(results).replace("At full", "at full")
 
 
 @pytest.mark.parametrize(("scale", "fits"), [(1.0, True), (9.0, False)])

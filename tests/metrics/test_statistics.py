@@ -137,12 +137,12 @@ SENTENCES = {
     "one patient": ([[3]], "Which of them is better cannot be said: with fewer than two", False),
     "two": (
         [[3, 4]],
-        "y is ahead of x, but this can be chance: 2 patients are too few, at least 6 are needed (PSNR better by 3.50",
+        "y is ahead of x, but this can be chance: at least 6 patients are needed, not 2 (PSNR better by 3.50",
         False,
     ),
     "five": (
         [[3] * 5],
-        "y is ahead of x, but this can be chance: 5 patients are too few, at least 6 are needed (PSNR better by 3",
+        "y is ahead of x, but this can be chance: at least 6 patients are needed, not 5 (PSNR better by 3",
         False,
     ),
     "six": (
@@ -169,8 +169,8 @@ SENTENCES = {
     ),
     "near": (
         [[5] * 8, [3, 6, 4.5] * 2 + [5, 5]],
-        "y is better than x (PSNR better by 5.00 dB [5.00, 5.00], 8 patients in common); ahead of z, "
-        "but in 4 of 8 patients only, and this can be chance (p = ",
+        "y is better than x (PSNR better by 5.00 dB [5.00, 5.00], 8 patients in common); ahead of z "
+        "in only 4 of 8 patients, but this can be chance (p = ",
         True,
     ),
     "four": (

@@ -48,17 +48,17 @@ def result(verdicts: dict, **more) -> Results:
         (
             with_test(5, 0.01),
             "near",
-            "ahead of a rule, but this can be chance: 5 patients are too few, at least 6 are needed",
+            "ahead of a rule, but this can be chance: at least 6 patients are needed, not 5",
         ),
         (
             with_test(2, 0.5),
             "near",
-            "ahead of a rule, but this can be chance: 2 patients are too few, at least 6 are needed",
+            "ahead of a rule, but this can be chance: at least 6 patients are needed, not 2",
         ),
         (
             AHEAD | {"patients": 5},
             "near",
-            "ahead of a rule, but this can be chance: 5 patients are too few, at least 6 are needed",
+            "ahead of a rule, but this can be chance: at least 6 patients are needed, not 5",
         ),
         (
             AHEAD | {"patients": 0},
@@ -78,7 +78,7 @@ def result(verdicts: dict, **more) -> Results:
         (
             AHEAD | {"probability": None, "patients": 1},
             "near",
-            "ahead of a rule, but this can be chance: 1 patient is too few, at least 6 are needed",
+            "ahead of a rule, but this can be chance: at least 6 patients are needed, not 1",
         ),
         ({}, "", "not compared"),
     ],
@@ -99,7 +99,7 @@ def decided(n: int, **test) -> Verdict:
         (decided(6), "better than a rule"),
         (
             decided(6, holm=0.06, of=2),
-            "ahead of a rule, but this can be chance: 6 patients are too few, at least 7 are needed for 2 comparisons",
+            "ahead of a rule, but this can be chance: at least 7 patients are needed for 2 comparisons, not 6",
         ),
         (decided(8, holm=0.06, of=2), f"{BY_CHANCE} (p = 0.06)"),
         (decided(8, holm=0.3, of=10, primary_p=0.094, primary_of=2), f"{BY_CHANCE} (p = 0.094)"),
@@ -139,13 +139,13 @@ MANY = {
     ),
     "few patients": (
         [FEW] * 4,
-        "ahead of the best baseline in 4 directions, but this can be chance: 5 patients are too few, at"
-        " least 6 are needed.",
+        "ahead of the best baseline in 4 directions, but this can be chance: at least 6 patients"
+        " are needed, not 5.",
     ),
     "some lost": (
         [WON, LOST, FEW, LOST],
         "not better than the best baseline in 2 directions; ahead of it in 1 direction, but this can be"
-        " chance: 5 patients are too few, at least 6 are needed; better than it in 1 direction.",
+        " chance: at least 6 patients are needed, not 5; better than it in 1 direction.",
     ),
     "none compared": ([{}] * 4, ""),
 }
@@ -221,7 +221,7 @@ def test_sets_of_images_do_not_say_what_is_right(verdict, tone):
 
 
 FEWER = "T1 -> T2 is ahead of histogram matching ("
-OF_FEW = ", but this can be chance: 5 patients are too few, at least 6 are needed."
+OF_FEW = ", but this can be chance: at least 6 patients are needed, not 5."
 
 
 @pytest.mark.parametrize(
@@ -346,7 +346,7 @@ def test_a_lead_by_brightness_alone_is_said(corrected, is_said):
     found.metrics["a_to_b"]["psnr"].higher_is_better = True
     found.baselines["histogram"]["a_to_b"]["psnr"].higher_is_better = True
     found.baselines["histogram"]["a_to_b"]["psnr"].corrected = 23.5
-    said = "but worse where brightness and contrast are corrected"
+    said = "but worse after brightness and contrast are corrected"
     assert (said in result_sentence(found)) == is_said
 
 
@@ -355,11 +355,11 @@ def test_a_lead_by_brightness_alone_is_said(corrected, is_said):
     [
         (
             {"mae": (0.3, "of range 2")},
-            "The mean error is 15 % of the range from black to white (T1 -> T2).",
+            "The mean error is 15 % for T1 -> T2, where 100 % is the range from black to white.",
         ),
         (
             {"mae": (0.1, "of range 2"), "mae_foreground": (0.44, "of range 2")},
-            "5 % of the range from black to white, 22 % in the foreground (T1 -> T2).",
+            "5 % for T1 -> T2 (22 % in the foreground), where 100 % is the range from black to white.",
         ),
         ({"mae": (80.0, "HU")}, ""),
         ({"mae": (None, "of range 2")}, ""),
@@ -371,6 +371,6 @@ def test_the_mean_error_is_a_share_of_the_range(mae, said):
         found.metrics["a_to_b"][name] = Score(value=value, unit=unit, n=8)
     found.metrics["a_to_b_post"] = found.metrics["a_to_b"]
     sentence = result_sentence(found)
-    assert sentence.count("% of the range") == bool(said)
+    assert sentence.count("% is the range") == bool(said)
     assert said in sentence
     assert ("mean error" in sentence) == bool(said)

@@ -237,7 +237,7 @@ WORDS = [
     "the unchanged input 18.50 [18.00, 19.00] n = 10 (40 images) corrected 19.50",
     "PSNR: psnr/fixed-range",
     'otherwise the difference may be chance, and "better in 1 of 2" counts patients who disagree.',
-    f"Of test patients {needed_words()}.",
+    f"{needed_words()}.",
     "Precision random ↑ Recall random ↑ Density random ↑ Coverage random ↑ model",
     "0.800 n = 10 (40 images) corrected 1.800 0.700",
     "the unchanged input – 0.100 n = 10 (40 images)",
@@ -301,7 +301,7 @@ def test_every_saved_step_of_every_direction_can_be_scrubbed_to(whole, tmp_path)
             "near",
             [
                 "ahead of the unchanged input (PSNR ",
-                "), but this can be chance: 2 patients are too few, at least 6 are needed",
+                "), but this can be chance: at least 6 patients are needed, not 2",
             ],
         ),
         (
@@ -312,8 +312,8 @@ def test_every_saved_step_of_every_direction_can_be_scrubbed_to(whole, tmp_path)
             },
             "bad",
             [
-                "is not better than a small network trained on pairs in 316 steps (PSNR 2.88 dB worse)",
-                "23.90 dB a small network trained on pairs in 316 steps 2.88 dB worse",
+                "is not better than a small U-Net trained for 316 steps (PSNR 2.88 dB worse)",
+                "23.90 dB a small U-Net trained for 316 steps 2.88 dB worse",
                 "The model is better than every baseline that needs none.",
             ],
         ),
@@ -525,7 +525,7 @@ def test_two_patients_are_ahead_wherever_they_are_shown(tmp_path):
 
     for where, text in shown.items():
         assert "ahead" in text, where
-        assert "this can be chance: 2 patients are too few, at least 6 are needed" in text, where
+        assert "this can be chance: at least 6 patients are needed, not 2" in text, where
         assert "better than the unchanged" not in text, where
     assert "headline near" in Page(run / "report.html").having("class")
     assert not any(
