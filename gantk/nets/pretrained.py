@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,23 +123,15 @@ def _config(name: str) -> Any:
     import timm
     from timm.models import get_pretrained_cfg
 
-    network = name.split(".")[0]
-    if not timm.is_model(network):
-        raise UserError(
-            f"timm has no network '{network}'", remedy=did_you_mean(network, timm.list_models())
-        )
+    with suppress(RuntimeError):
+        if config := get_pretrained_cfg(name):
+            return config
 
-    try:
-        config = get_pretrained_cfg(name)
-    except RuntimeError:
-        config = None
-
-    if config is None:
-        raise UserError(
-            f"timm has no weights '{name}'", allowed=timm.list_pretrained(f"{network}.*") or "none"
-        )
-
-    return config
+    raise UserError(
+        f"timm has no network with weights '{name}'",
+        allowed=timm.list_pretrained(f"{name.split('.')[0]}.*") or None,
+        remedy=did_you_mean(name, timm.list_pretrained()),
+    )
 
 
 def _pretrained_network(name: str, config: Any, options: dict[str, Any]) -> nn.Module:

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from gantk.errors import UserError, one_line
-from gantk.files import MAX_TENSORS_BYTES, regular_file
 from gantk.metrics.pairs import PairMetric
 from gantk.metrics.sets import pictures_of
-from gantk.nets.pretrained import weights_file
+from gantk.nets.pretrained import read_state, weights_file
 
 # torchvision's file of weights; the smallest side in pixels for which the last layer has an output
 NETS = {
@@ -80,11 +79,7 @@ def lpips_network(net: str) -> nn.Module:
             warnings.simplefilter("ignore")  # it uses an argument that torchvision has deprecated
             network = lpips.LPIPS(net=net, verbose=False, pnet_rand=path is not None)
         if path is not None:
-            weights = torch.load(
-                regular_file(path, max_bytes=MAX_TENSORS_BYTES),
-                map_location="cpu",
-                weights_only=True,
-            )
+            weights = read_state(path)
             own = network.net.state_dict()  # slice2.3.weight is features.3.weight
             network.net.load_state_dict(
                 {name: weights[f"features.{name.partition('.')[2]}"] for name in own}

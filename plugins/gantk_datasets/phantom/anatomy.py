@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.spatial.transform import Rotation
 
 from gantk_datasets.phantom.tissues import CENTRE, CEREBRUM, SHELLS, TISSUES
 
@@ -154,11 +155,12 @@ class Subject:
         skull: bool,
     ):
         rng = np.random.default_rng([seed, number])
-        turns = np.deg2rad(rng.normal(0, 4, 3).clip(-8, 8))
+        turns = rng.normal(0, 4, 3).clip(-8, 8)
+        rotation = Rotation.from_euler("xyz", turns, degrees=True).as_matrix()
         scales = rng.normal(1, 0.04, 3).clip(0.92, 1.08)
         shears = np.eye(3)
         shears[[0, 0, 1], [1, 2, 2]] = rng.normal(0, 0.02, 3).clip(-0.04, 0.04)
-        self.affine = torch.tensor(_rotation(turns) @ shears @ np.diag(scales), dtype=torch.float32)
+        self.affine = torch.tensor(rotation @ shears @ np.diag(scales), dtype=torch.float32)
         self.shift = torch.tensor(rng.normal(0, 3, 3).clip(-6, 6), dtype=torch.float32)  # mm
         self.warp = Waves(rng, 3, 16, (80.0, 200.0))
         self.coil = Waves(rng, 1, 6, (250.0, 600.0))
@@ -226,20 +228,6 @@ class Subject:
         return torch.exp(self.bias * unevenness)
 
 
-def _rotation(turns: np.ndarray) -> np.ndarray:
-    matrix = np.eye(3)
-    for axis, turn in enumerate(turns):
-        i = (axis + 1) % 3
-        j = (axis + 2) % 3
-        one = np.eye(3)
-        one[i, i] = one[j, j] = np.cos(turn)
-        one[i, j] = -np.sin(turn)
-        one[j, i] = np.sin(turn)
-        matrix = one @ matrix
-
-    return matrix
-
-
 def _lesion(
     rng: np.random.Generator, radius: tuple[float, float]
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -247,5 +235,6 @@ def _lesion(
     turn mm into radii.
     """
     place = deep_white()[rng.integers(len(deep_white()))]
-    axes = _rotation(rng.uniform(0, np.pi, 3)) @ np.diag(1 / rng.uniform(*radius, 3))
+    rotation = Rotation.from_euler("xyz", rng.uniform(0, np.pi, 3)).as_matrix()
+    axes = rotation @ np.diag(1 / rng.uniform(*radius, 3))
     return torch.tensor(place, dtype=torch.float32), torch.tensor(axes, dtype=torch.float32)

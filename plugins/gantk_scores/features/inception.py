@@ -29,7 +29,8 @@ class Inception(nn.Module):
         from pytorch_fid import inception
 
         super().__init__()
-        path = self.at_hand()
+        cached = Path(torch.hub.get_dir()) / "checkpoints" / FILE
+        path = weights_file(FILE) or (cached if cached.is_file() else None)
         download = inception.load_state_dict_from_url
         if path is not None:  # the constructor has no parameter for weights
             inception.load_state_dict_from_url = lambda *_, **__: read_state(path)
@@ -48,12 +49,6 @@ class Inception(nn.Module):
             inception.load_state_dict_from_url = download
 
         self.network = network.to(memory_format=torch.channels_last)
-
-    @staticmethod
-    def at_hand() -> Path | None:
-        """The path of the weights on this machine; None where they are absent."""
-        cached = Path(torch.hub.get_dir()) / "checkpoints" / FILE
-        return weights_file(FILE) or (cached if cached.is_file() else None)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x.contiguous(memory_format=torch.channels_last))[0]
