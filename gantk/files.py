@@ -29,7 +29,7 @@ from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any
 
-from gantk.errors import DENIED_REMEDY, UserError, count_noun, one_line, writing_file
+from gantk.errors import DENIED_REMEDY, UserError, join_first, one_line, writing_file
 
 HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 TEMPORARY = re.compile(r"\.(.*?)(\.was)?\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp", re.DOTALL)
@@ -230,11 +230,9 @@ def expect_replaceable(
         ]
 
     if foreign:
-        others = f" and {count_noun(foreign[1:], 'other file')}" if foreign[1:] else ""
-        verb = "were" if others else "was"
+        named = join_first([f"'{file}'" for file in foreign], most=1)
         raise UserError(
-            f"'{foreign[0]}'{others} {verb} not written by gantk, or changed since, and would be"
-            " replaced",
+            f"gantk would replace what it did not write, or what was changed since: {named}",
             where=where,
             remedy="name another place, or add --overwrite (in Python overwrite=True)",
         )
@@ -363,7 +361,6 @@ def write_file(
         if isinstance(error, OSError):
             # errors of writes name no file
             error.filename = str(path)
-            error.filename2 = None
         raise
 
     return path

@@ -242,10 +242,8 @@ def expect_one_volume(slices: Sequence[Slice], where: str) -> None:
     if not element or len(slices) == 1:
         return
     verb = "another" if value_of(odd.header, element) else "no"
-    rest = len(slices) - (len(largest) if others else 0)
-    more = f" and {count_noun(rest - 1, 'other slice')}" if rest > 1 else ""
     raise UserError(
-        f"the {len(slices)} slices of {where} are not one volume: {odd.name} ({verb} {element}){more}",
+        f"the {len(slices)} slices of {where} are not one volume: {odd.name} ({verb} {element})",
         remedy="complete or correct this element, or put each volume into a folder of its own",
     )
 

@@ -89,7 +89,6 @@ class Series(Answer):
     ID: Identifier
     IsStable: bool
     LastUpdate: str
-    ParentStudy: Identifier
     MainDicomTags: SeriesTags
     Metadata: dict[str, str]
 

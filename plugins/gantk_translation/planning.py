@@ -97,7 +97,6 @@ def plan_structure(seen: Any) -> tuple[str, str] | None:
 def _why_unpaired(seen: Any) -> str:
     """Why no paired method suits the scans."""
     if seen.alone:
-        have = "has" if seen.alone == 1 else "have"
-        lonely = f"{count_noun(seen.alone, 'image')} {have} no partner"
-        return f"{lonely} (complete pairs would allow a paired method)"
+        alone = count_noun(seen.alone, "image")
+        return f"{alone} without a partner (complete pairs would allow a paired method)"
     return f"the pairs do not fit: {seen.fit}" if seen.fit else "no pairs are known"

@@ -279,7 +279,7 @@ def test_frames_without_position_are_refused(tmp_path):
 
 def test_frames_that_differ_are_refused(tmp_path):
     path = made.enhanced(tmp_path / "echoes.dcm", made.head(), echoes=2)
-    with pytest.raises(UserError, match=r"frame 6 \(another EffectiveEchoTime\) and 4 other"):
+    with pytest.raises(UserError, match=r"frame 6 \(another EffectiveEchoTime\)"):
         io.read(path)
 
 
@@ -452,7 +452,7 @@ def test_series_folders_are_replaced_and_other_files_stay(tmp_path):
     assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [*[".dcm"] * 3, ".txt"]
 
     for target, result, message in [
-        ("in", short, "6 other files were not written by gantk"),
+        ("in", short, "did not write.* and 6 more"),
         ("o.dcm", replace(short, header=None), "and study"),
     ]:
         with pytest.raises(UserError, match=message):

@@ -169,7 +169,7 @@ def test_what_cannot_be_packed_leaves_nothing(tiny_run, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="has no section '## Limits'"):
         toolkit.pack(tiny_run, tmp_path / "new", card=tmp_path / "card.md")
 
-    with pytest.raises(UserError, match="not written by gantk"):
+    with pytest.raises(UserError, match="did not write"):
         toolkit.pack(tiny_run, tmp_path)
 
     monkeypatch.setattr("gantk_models.packing.LEVELS", 10**7)
