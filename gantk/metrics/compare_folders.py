@@ -189,14 +189,15 @@ def compare(
         score.definition += "/predictions-matched-linearly" * match
     result.metrics[DIRECTION] = scores
 
-    shown = [*summary_lines(result), *_scale_lines(scale)]
-    warnings = [warning] * bool(warning)
-    if seen := [scan.name for scan in made.scan if _is_of_training(scan)]:
-        warnings.append(OF_TRAINING.format(count_noun(seen, "prediction"), join_first(seen)))
-    shown += [with_label("warning", each) for each in warnings]
-    shown += [with_label("note", note) for note in notes]
-    for line in shown:
+    for line in [*summary_lines(result), *_scale_lines(scale)]:
         say(line)
+    if warning:
+        say(with_label("warning", warning))
+    if seen := [scan.name for scan in made.scan if _is_of_training(scan)]:
+        of_training = OF_TRAINING.format(count_noun(seen, "prediction"), join_first(seen))
+        say(with_label("warning", of_training))
+    for note in notes:
+        say(with_label("note", note))
     return Scores(result)
 
 

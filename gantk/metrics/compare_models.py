@@ -177,19 +177,24 @@ def compare_models(
     metrics = [*metrics]
     parts = [metric_of_files(name) for name in metrics]
     if not are_of_file_pairs(metrics):
-        what = "models are compared by metrics of pairs, not of sets"
-        raise UserError(what, where="--metrics", remedy=OF_SETS)
+        raise UserError(
+            "models are compared by metrics of pairs, not of sets",
+            where="--metrics",
+            remedy=OF_SETS,
+        )
     loaded = models if isinstance(models, Mapping) else load_models(models, device, say)
     first = next(iter(loaded.values()))
     if first.run is None:
-        allowed = "models of which the first is a run or a packed model"
-        raise UserError("these models cannot be compared", where="RUN", allowed=allowed)
+        raise UserError(
+            "these models cannot be compared",
+            where="RUN",
+            allowed="models of which the first is a run or a packed model",
+        )
     directions = _shared_directions(loaded, to)
     table = without_training(with_test_data(first.run.recipe(), data, set, layout))
     all_pairs, not_used = _read_pairs(table, type(first.method), say)
     if not all_pairs:
-        what = f"'{data}' has no registered pairs"
-        raise UserError(what, where="--data", remedy=OF_SETS)
+        raise UserError(f"'{data}' has no registered pairs", where="--data", remedy=OF_SETS)
     see_all = {
         each.method.paired or each.recipe.data.unpair is False
         for each in loaded.values()
@@ -374,9 +379,8 @@ def _tested_pairs(
     known = frozenset().union(*(system.left_out for system in systems))
     tested = [pair for pair in pairs if _patient(pair) not in known]
     if not tested:
-        what = f"'{data}' has no pair of a patient on whom none of the models was trained"
         raise UserError(
-            what,
+            f"'{data}' has no pair of a patient on whom none of the models was trained",
             where="--data",
             remedy="name scans of other patients; `gantk eval RUN` scores what a run held out",
         )
@@ -527,21 +531,13 @@ def _score_direction(
     if not scale.unit:
         gray = replace(gray, black=-1.0, span=2.0, warning="")
     scorer = FileScorer(gray, parts, first.runtime.device, scale.unit or None, regions)
-    makers: dict[str, Maker] = {system.name: system.translate for system in systems}
-    makers[INPUT] = _unchanged_input
-    if len(known) > 1 and all(len(mapping.lines) == 1 for mapping in first.intensity.values()):
-        makers[MAP] = partial(_mapped_input, known=known)
-    for name in registry()["baseline"]:
-        if trained := systems[0].trained_baseline(name):
-            makers[name] = trained.translate
-
     shown = spread_over_owners(pairs, [*map(_patient, pairs)], MAX_SHOWN_IMAGES)
-    pictures: dict[str, dict[str, np.ndarray]] = {pair["a"].key: {} for pair in shown}
+    pictures: dict[str, dict[str, np.ndarray]] = {}
     for pair in shown:
-        if mask := _lesion_mask(pair, to):
-            pictures[pair["a"].key][LESION_MASK] = mask.middle_plane
+        mask = _lesion_mask(pair, to)
+        pictures[pair["a"].key] = {LESION_MASK: mask.middle_plane} if mask else {}
     tables = []
-    for name, make in makers.items():
+    for name, make in _makers_of(systems, known).items():
         with TemporaryDirectory() as scratch:
             made = _write_translations(make(pairs, scale), scale, Path(scratch))
             lines = scorer.score(made, ScaleFit(), title)
@@ -555,6 +551,19 @@ def _score_direction(
         which = "each true scan" if scale.mapping[to].per == "volume" else "all true images"
         about = f"with white at the 99.9th percentile of {which}"
     return ScoredDirection(title, about, pd.concat(tables), scorer, pictures)
+
+
+def _makers_of(systems: Sequence[ComparedModels], known: Sequence[Pair]) -> dict[str, Maker]:
+    """What makes the images that are scored: the systems, and the baselines of the first one."""
+    makers: dict[str, Maker] = {system.name: system.translate for system in systems}
+    makers[INPUT] = _unchanged_input
+    mappings = systems[0].models[0].intensity.values()
+    if len(known) > 1 and all(len(mapping.lines) == 1 for mapping in mappings):
+        makers[MAP] = partial(_mapped_input, known=known)
+    for name in registry()["baseline"]:
+        if trained := systems[0].trained_baseline(name):
+            makers[name] = trained.translate
+    return makers
 
 
 def _write_translations(

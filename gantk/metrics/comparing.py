@@ -153,24 +153,32 @@ def _means_of_patients(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """The mean of each patient by each score of each system; UserError for what is no table of scores."""
     missing = [name for name in [*columns, "value"] if name not in table]
     if missing:
-        what = f"the table of scores has no column '{missing[0]}'"
-        raise UserError(what, where="table", allowed=[*columns, "value"])
+        raise UserError(
+            f"the table of scores has no column '{missing[0]}'",
+            where="table",
+            allowed=[*columns, "value"],
+        )
     try:
         values = table["value"].astype(float)
     except (TypeError, ValueError):
         values = pd.Series([np.inf])
     if np.isinf(values).any():
-        what = "the column 'value' holds what is not a finite number"
-        raise UserError(what, where="table", remedy="leave the lines without a score out")
+        raise UserError(
+            "the column 'value' holds what is not a finite number",
+            where="table",
+            remedy="leave the lines without a score out",
+        )
     table = table.assign(value=values)
     known = table[table["patient"] != ""]
     if "image" in table:
         again = known[(known.image != "") & known.duplicated([*columns, "image"])]
         if len(again):
             line = again.iloc[0]
-            what = f"the system '{line['system']}' has two scores of the image '{line['image']}'"
-            remedy = "give each system a name of its own; a run's table holds its baselines too"
-            raise UserError(what, where="table", remedy=remedy)
+            raise UserError(
+                f"the system '{line['system']}' has two scores of the image '{line['image']}'",
+                where="table",
+                remedy="give each system a name of its own; a run's table holds its baselines too",
+            )
     return known.groupby(columns, sort=False, as_index=False)["value"].mean().dropna()
 
 

@@ -358,13 +358,11 @@ def _looks_like_other(items: Sequence[Inspected], study: Study) -> Iterator[Prob
     compared = [item for item in items if item.look and len(item.domains) == 1]
     first_domain, *_ = study.table.domains
     in_first = np.array([item.domains == [first_domain] for item in compared], bool)
-    sides = [in_first, ~in_first]
-    held_out = {each.id for name in ("validation", "test") for each in study.splits[name]}
-    is_trained = [held_out.isdisjoint(each.id for each in item.records) for item in compared]
-    trained = [side & np.array(is_trained, bool) for side in sides]
-    if min(map(np.sum, trained)) >= MIN_IMAGES:
+    sides = np.array([in_first, ~in_first])
+    trained = sides & _are_trained(compared, study)
+    if trained.sum(1).min() >= MIN_IMAGES:
         sides = trained
-    smaller = min(map(np.sum, sides))
+    smaller = sides.sum(1).min()
     if smaller < MIN_IMAGES or says_agent(*study.table.domains):
         return
 
@@ -372,14 +370,20 @@ def _looks_like_other(items: Sequence[Inspected], study: Study) -> Iterator[Prob
     with np.errstate(invalid="ignore"):  # of images without three neighbours, which are not known
         log_ratio = np.where(in_first, 1, -1) * np.log(first / second)
     is_known = np.isfinite(first + second)
-    if not all(is_known[side].any() for side in sides):  # all are of one patient
+    if not (sides & is_known).any(1).all():  # all are of one patient
         return
     is_other = is_known & (log_ratio > MIN_LOG_RATIO)
     usual = max(np.nanmedian(log_ratio[side]) for side in sides)
-    are_alike = is_other[sides[0] | sides[1]].sum() > MAX_OUTLIER_SHARE * smaller
+    are_alike = is_other[sides.any(0)].sum() > MAX_OUTLIER_SHARE * smaller
     if is_other.any() and not are_alike and usual <= MAX_USUAL_LOG_RATIO:
-        names = [compared[n].name for n in np.flatnonzero(is_other)]
+        names = [item.name for item in compress(compared, is_other)]
         yield problem("contrast", "these images look more like those of the other domain:", names)
+
+
+def _are_trained(items: Sequence[Inspected], study: Study) -> np.ndarray:
+    """(N,) whether no record of an image is held out."""
+    held_out = {each.id for name in ("validation", "test") for each in study.splits[name]}
+    return np.array([held_out.isdisjoint(each.id for each in x.records) for x in items], bool)
 
 
 def _third_nearest(items: Sequence[Inspected], side: np.ndarray) -> np.ndarray:
