@@ -275,9 +275,12 @@ def writing_file(
             error.at(str(name))
         raise
     except (OSError, UnicodeEncodeError) as error:
-        what = f"'{name}' cannot be written: {file_error_words(error)}"
         known = REMEDIES.get(getattr(error, "errno", None), CHECK_FOLDER)
-        raise UserError(what, where=where, remedy=remedy or known) from error
+        raise UserError(
+            f"'{name}' cannot be written: {file_error_words(error)}",
+            where=where,
+            remedy=remedy or known,
+        ) from error
 
 
 def file_error_words(error: Exception) -> str:

@@ -96,10 +96,8 @@ class Direction:
                 if records:
                     break
 
-            images = []
-            for record in records[:: max(1, len(records) // count)][:count]:
-                images.append(size_image(data.image(record).numpy(), size, "crop"))
-
+            spread = records[:: max(1, len(records) // count)][:count]
+            images = [size_image(data.image(record).numpy(), size, "crop") for record in spread]
             self.on = f"{count_noun(images, f'{SPLITS[split]} image')} of {self.frame.source}"
             if len(images) == 1:
                 images.append(np.flip(images[0], -1))

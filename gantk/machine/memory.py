@@ -42,8 +42,4 @@ class Memory(TorchDispatchMode):
 def probe_size(size: Sequence[int]) -> tuple[int, ...]:
     """The sides of a small image: what a pass needs for it is in proportion to its pixels."""
     least = MIN_PROBE_SIDE[len(size)]
-    sides = []
-    for side in size:
-        sides.append(side >> max(0, (side // least).bit_length() - 1))
-
-    return tuple(sides)
+    return tuple(side >> max(0, (side // least).bit_length() - 1) for side in size)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 from gantk.nets import blocks as b
@@ -75,7 +77,7 @@ class ResNet(b.Network):
             *(len(layers) + place for place in sorted({1, blocks // 2 + 1}) if place <= blocks),
         )
         layers += [block() for _ in range(blocks)]
-        for inputs, outputs in zip(filters[:0:-1], filters[-2::-1], strict=True):
+        for inputs, outputs in pairwise(filters[::-1]):
             layers += with_norm(b.upsample(up, dims, inputs, outputs, bias=bias), outputs)
 
         layers += [

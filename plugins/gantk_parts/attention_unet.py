@@ -4,6 +4,7 @@ connections.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated
 
 import torch
@@ -51,7 +52,7 @@ class AttentionUNet(b.Network):
             return nn.Sequential(layer, leaky, b.norm(norm, channels, dims))
 
         self.encoder = nn.ModuleList([unit(b.conv(dims, in_channels, width, 3), width)])
-        for wide, narrow in zip(filters[1:], filters[:-1], strict=True):
+        for narrow, wide in pairwise(filters):
             layer = b.conv(dims, narrow, wide, 4, stride=2, padding=1)
             self.encoder.append(unit(layer, wide))
 

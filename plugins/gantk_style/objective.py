@@ -186,7 +186,8 @@ def _factors(content: Tensor, style: Tensor, shared: bool) -> Tensor:
 
 def _difference(found: Sequence[Tensor], known: Sequence[Tensor]) -> Tensor:
     """Mean over layers of the squared difference divided by the target's square, (N,)."""
-    shares = []
-    for maps, target in zip(found, known, strict=True):
-        shares.append(mean_square(maps - target) / mean_square(target).clamp(min=1e-20))
+    shares = [
+        mean_square(maps - target) / mean_square(target).clamp(min=1e-20)
+        for maps, target in zip(found, known, strict=True)
+    ]
     return torch.stack(shares).mean(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import partial, reduce
+from itertools import pairwise
 from typing import Annotated
 
 import numpy as np
@@ -259,7 +260,7 @@ class SmallConv(nn.Module):
         super().__init__()
         widths = (channels, 16, 32, 64, FEATURES // 2)
         layers = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             layers += [
                 nn.Conv2d(before, after, 3, padding=1, bias=False),
                 nn.BatchNorm2d(after),

@@ -4,6 +4,7 @@ to one logit.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import prod
 from typing import Literal
 
@@ -86,7 +87,7 @@ class DCGANGenerator(nn.Module):
         self.project = nn.Linear(inputs, prod(self.start), bias=False)
         self.first = nn.Sequential(b.norm("batch", filters[0], dims), activation(slope))
         self.doubles = nn.ModuleList()
-        for step, (wide, narrow) in enumerate(zip(filters[:-1], filters[1:], strict=True)):
+        for step, (wide, narrow) in enumerate(pairwise(filters)):
             double = [b.SelfAttention(dims, wide)] if count - step in attention else []
             double.append(b.upsample(up, dims, wide, narrow, bias=False))
             if step < count - 1:

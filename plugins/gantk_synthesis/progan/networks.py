@@ -55,17 +55,13 @@ class Generator(nn.Module):
         self.first = EqualLinear(latent + classes, filters[0] * area, gain=gain, bias=False)
         self.first_bias = nn.Parameter(torch.zeros(filters[0]))
         self.second = EqualConv(dims, filters[0], filters[0], 3)
-        self.grow = nn.ModuleList()
-        for small, large in pairwise(filters):
-            self.grow.append(EqualConv(dims, small, large, 3))
-
-        self.refine = nn.ModuleList()
-        for large in filters[1:]:
-            self.refine.append(EqualConv(dims, large, large, 3))
-
-        self.to_image = nn.ModuleList()
-        for count in filters:
-            self.to_image.append(EqualConv(dims, count, channels, 1, gain=1.0))
+        self.grow = nn.ModuleList(
+            EqualConv(dims, small, large, 3) for small, large in pairwise(filters)
+        )
+        self.refine = nn.ModuleList(EqualConv(dims, large, large, 3) for large in filters[1:])
+        self.to_image = nn.ModuleList(
+            EqualConv(dims, count, channels, 1, gain=1.0) for count in filters
+        )
 
     def forward(
         self, latent: Tensor, level: int, alpha: Tensor | None = None, label: Tensor | None = None
@@ -108,18 +104,11 @@ class Discriminator(nn.Module):
     def __init__(self, channels: int, dims: int, filters: list[int], classes: int = 0):
         super().__init__()
         self.classes = classes
-        self.from_image = nn.ModuleList()
-        for count in filters:
-            self.from_image.append(EqualConv(dims, channels, count, 1))
-
-        self.refine = nn.ModuleList()
-        for large in filters[1:]:
-            self.refine.append(EqualConv(dims, large, large, 3))
-
-        self.shrink = nn.ModuleList()
-        for small, large in pairwise(filters):
-            self.shrink.append(EqualConv(dims, large, small, 3))
-
+        self.from_image = nn.ModuleList(EqualConv(dims, channels, count, 1) for count in filters)
+        self.refine = nn.ModuleList(EqualConv(dims, large, large, 3) for large in filters[1:])
+        self.shrink = nn.ModuleList(
+            EqualConv(dims, large, small, 3) for small, large in pairwise(filters)
+        )
         self.deviation = MinibatchDeviation()
         self.last = EqualConv(dims, filters[0] + 1, filters[0], 3)
         # the paper's 4x4 convolution to 1x1

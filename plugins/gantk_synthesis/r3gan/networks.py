@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from math import gcd, prod, sqrt
 
 import torch
@@ -77,17 +78,17 @@ class Body(b.Network):
         total = blocks * len(self.filters)
         self.levels = nn.ModuleList()
         for filters in self.filters:
-            level = nn.Sequential()
-            for _ in range(0 if plain else blocks):
-                level.append(Residual(self.dims, filters, total))
-            self.levels.append(level)
+            own = range(0 if plain else blocks)
+            level = (Residual(self.dims, filters, total) for _ in own)
+            self.levels.append(nn.Sequential(*level))
 
-    def changes(self, inputs: list[int], outputs: list[int], plain: Callable) -> nn.ModuleList:
-        """Layers from so many filters to so many: 1x1 convolutions, or those that `plain` makes."""
+    def changes(self, filters: list[int], plain: Callable) -> nn.ModuleList:
+        """Layers from so many filters to the next: 1x1 convolutions, or those that `plain` makes."""
         make = plain if self.plain else partial(POINT, bias=False)
         gain = HE if self.plain else 1.0
-        pairs = zip(inputs, outputs, strict=True)
-        return nn.ModuleList(draw_weights(make(self.dims, *pair), gain) for pair in pairs)
+        return nn.ModuleList(
+            draw_weights(make(self.dims, *pair), gain) for pair in pairwise(filters)
+        )
 
 
 class Generator(Body):
@@ -110,7 +111,7 @@ class Generator(Body):
         self.ends = ends
         self.basis = nn.Parameter(torch.randn(self.start[0], prod(self.start[1:])))
         self.scale = draw_weights(nn.Linear(inputs, self.start[0], bias=False))
-        self.narrow = self.changes(self.filters[:-1], self.filters[1:], DOUBLE)
+        self.narrow = self.changes(self.filters, DOUBLE)
         self.to_image = draw_weights(
             (DOUBLE if self.plain else POINT)(self.dims, self.filters[-1], channels)
         )
@@ -145,7 +146,7 @@ class Discriminator(Body):
         self.from_image = draw_weights(
             (HALVE if self.plain else POINT)(self.dims, channels, self.filters[-1])
         )
-        self.widen = self.changes(self.filters[:0:-1], self.filters[-2::-1], HALVE)
+        self.widen = self.changes(self.filters[::-1], HALVE)
         places = prod(self.start[1:])
         self.whole = nn.Parameter(torch.randn(self.start[0], places) / sqrt(places))
         self.score = draw_weights(nn.Linear(self.start[0], max(1, classes), bias=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import prod
 
 import torch.nn.functional as F
@@ -106,7 +107,7 @@ class StyleEncoder(nn.Module):
         super().__init__()
         filters = [width * 2 ** min(level, downs) for level in range(downs + 3)]
         layers = [conv(dims, channels, width, 7, mode="reflect"), nn.ReLU(inplace=True)]
-        for inputs, outputs in zip(filters[:-1], filters[1:], strict=True):
+        for inputs, outputs in pairwise(filters):
             layers += [halving(dims, inputs, outputs), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers)
         self.code = nn.Linear(filters[-1], style_dim)
