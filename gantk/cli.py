@@ -295,7 +295,7 @@ def split_files(texts: Sequence[str]) -> dict[str, str]:
     """The files of `--from NAME=FILE` by name; a usage error for a text without a name, and for a
     name given twice.
     """
-    files: dict[str, str] = {}
+    files = {}
     for text in texts:
         name, _, path = text.partition("=")
         if not name or not path:

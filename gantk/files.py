@@ -217,7 +217,7 @@ def expect_replaceable(
     if overwrite:
         return
 
-    records: dict[Path, bytes] = {}
+    records = {}
     foreign = []
     for path in paths:
         if path.parent not in records:

@@ -194,7 +194,7 @@ def _take_over() -> Callable[[], None]:
         vars(pillow)["MAX_IMAGE_PIXELS"] = None
 
     torch = sys.modules.get("torch")
-    host: dict[str, Any] = {}
+    host = {}
     if torch is not None:
         host = _settings(torch)
         _apply(torch, _own or _new_settings(torch))
@@ -234,7 +234,7 @@ def _thread(keeps_grad: bool) -> Iterator[None]:
 
 def _settings(torch: ModuleType) -> dict[str, Any]:
     """What torch is set to, by the names that set it."""
-    found: dict[str, Any] = {}
+    found = {}
     for name in (*SETTERS, *BACKENDS):
         # torch does not say what an old name stands for where a new one was used
         with suppress(RuntimeError):

@@ -44,7 +44,7 @@ def _default_text(hint: Any, default: Any) -> str:
 
 def _comments(target: Callable[..., Any]) -> dict[str, str]:
     """Option -> the comment on its line of the signature or dataclass, or on the lines above it."""
-    sources: list[Any] = [target]
+    sources = [target]
     if is_dataclass(target):
         sources = [*inspect.getmro(target)[:-1]]
     elif inspect.isclass(target) and not is_table(target):
@@ -57,7 +57,7 @@ def _comments(target: Callable[..., Any]) -> dict[str, str]:
         except (OSError, TypeError):
             continue
 
-        above: list[str] = []
+        above = []
         for line in map(str.strip, lines):
             if line.startswith("# "):
                 above.append(line.removeprefix("# "))

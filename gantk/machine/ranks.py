@@ -215,8 +215,8 @@ def _fill(gradients: list[Tensor], present: Tensor, members: list[nn.Parameter])
     whether all have one.
     """
     present.fill_(1.0)
-    targets: list[Tensor] = []
-    own: list[Tensor] = []
+    targets = []
+    own = []
     for number, parameter in enumerate(members):
         if parameter.grad is None:
             gradients[number].zero_()

@@ -553,7 +553,7 @@ def halvings(
     """4x4 convolutions, each with a norm and leaky ReLU; the first has a norm only with
     `norm_first`. A first one of stride 1 is 3x3.
     """
-    layers: list[nn.Module] = []
+    layers = []
     for level, (outputs, stride) in enumerate(zip(filters, strides, strict=True)):
         normed = norm_first or level > 0
         bias = kind == "none" or not normed  # a norm would subtract the offset again

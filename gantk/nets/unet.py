@@ -183,7 +183,7 @@ class Units:
 
     def stem(self, count: int, inputs: int, width: int, norm_first: bool) -> nn.Sequential:
         """3x3 convolutions at full resolution, before the first halving."""
-        layers: list[nn.Module] = []
+        layers = []
         for number in range(count):
             normed = norm_first or number > 0
             layers += self.down(width if number else inputs, width, 3, normed=normed)
@@ -206,7 +206,7 @@ class Units:
 
     def head(self, count: int, inputs: int, width: int, outputs: int) -> nn.Sequential:
         """3x3 convolutions at full resolution, after the last doubling."""
-        layers: list[nn.Module] = []
+        layers = []
         for _ in range(count - 1):
             layers += [*self.plain(inputs, width), nn.ReLU(inplace=True)]
             inputs = width

@@ -171,7 +171,7 @@ class Winograd(Function):
             found = iter(torch.autograd.grad(y, inputs, gradient, create_graph=True))
             return *(next(found) if needs else None for needs in needed), None
 
-        gradients: list[Tensor | None] = [None] * 3
+        gradients = [None] * 3
         of_windows, of_kernels, to_outputs = transforms(windows.kernel, x.dtype)
         small = transform_windows(to_outputs.t(), windows.cut(gradient, windows.side))
         if ctx.needs_input_grad[0]:

@@ -221,7 +221,7 @@ def _is_same(one: Dataset, other: Dataset, tag: BaseTag) -> bool:
 
 def separate(slices: Sequence[Slice]) -> list[list[Slice]]:
     """Group slices by all that describes patient and image."""
-    groups: list[list[Slice]] = []
+    groups = []
     for each in slices:
         for group in groups[: -MAX_COMPARED_STACKS - 1 : -1]:
             if not difference(group[0], each):
@@ -309,7 +309,7 @@ def group_into_scans(folder: Path, files: Sequence[Path]) -> list[Scan]:
     Slices that are no volume are one scan, too: reading it says why.
     """
     scans = []
-    series: dict[str, list[Slice]] = {}
+    series = {}
     for file in files:
         try:
             with readable(file), reading(file):
@@ -381,7 +381,7 @@ def _series_name(one: Slice, element: str) -> str:
 
 def _with_unique_names(scans: Iterable[Scan]) -> list[Scan]:
     """Scans of which a second one of a name has a number behind it."""
-    counts: Counter[str] = Counter()
+    counts = Counter()
     named = []
     for scan in scans:
         counts[scan.name] += 1

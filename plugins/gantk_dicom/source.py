@@ -73,7 +73,7 @@ class Dicom(VolumeSource):
         series = self.series_rows()
         found = [row for row in series if row.header]
         chosen = {contrast: self._of_contrast(contrast, found) for contrast in self.patterns}
-        contrast_of: dict[str, str] = {}
+        contrast_of = {}
         rows = []
         for contrast, own in chosen.items():
             for row in own:
@@ -150,7 +150,7 @@ def _doubts_about_people(found: Sequence[Row]) -> list[UserError]:
             )
         ]
 
-    known: dict[tuple[str, str], Row] = {}
+    known = {}
     for row in found:
         for element, value in row.header.person.items():
             if not value or element == "PatientName":  # which has spellings
@@ -173,7 +173,7 @@ def _notes_on_people(found: Iterable[Row]) -> list[str]:
     several identifiers; not where all are called alike, as in data without names.
     """
     nameless = set()
-    known: dict[tuple[str, str], set[str]] = defaultdict(set)
+    known = defaultdict(set)
     for row in found:
         person = row.header.person
         if not person["PatientID"]:

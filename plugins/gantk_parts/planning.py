@@ -12,7 +12,7 @@ def plan_augments(seen: Any) -> tuple[list[Any], str]:
     """The changes of training images that suit inspected scans, and the reason."""
     mirror = min(each.mirror for each in seen.pixels)
     similar = mirror > 0.5
-    augments: list[Any] = ["hflip"] if similar else []
+    augments = ["hflip"] if similar else []
     reasons = [f"left and right correlate by {mirror:.2f}"]
     if seen.patients < MIN_PATIENTS_WITHOUT_AFFINE:
         augments.append({"name": "affine", "p": 0.8})

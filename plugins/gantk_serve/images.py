@@ -97,7 +97,7 @@ def name_results(folder: Path, key: str) -> dict[str, dict[str, Path]]:
     """Give the DICOM files of a translation their UIDs; returns the files of each SeriesInstanceUID
     by their SOPInstanceUIDs.
     """
-    series: dict[str, dict[str, Path]] = {}
+    series = {}
     for file in sorted(path for path in folder.rglob("*.dcm") if path.is_file()):
         place = file.relative_to(folder)
         dataset = pydicom.dcmread(file)

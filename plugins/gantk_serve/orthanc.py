@@ -217,7 +217,7 @@ class Orthanc:
         no longer there are left out.
         """
         wanted = list(dict.fromkeys(resources))
-        found: dict[str, Json] = {}
+        found = {}
         for start in range(0, len(wanted), RESOURCES_PER_CALL):
             some = wanted[start : start + RESOURCES_PER_CALL]
             asked = {"Resources": some, "Level": "Series", "Metadata": True}
@@ -275,7 +275,7 @@ class Orthanc:
         """
         path = f"/series/{series}/metadata/{RECORD}"
         for _ in range(MAX_CONFLICTS):
-            before: Json = {}
+            before = {}
             tag = ""
             with unless_deleted():
                 known = self.call("GET", path)

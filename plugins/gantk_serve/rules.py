@@ -78,7 +78,7 @@ def load_rules(path: Path) -> Rules:
     """Read a rules file, with all paths made absolute; UserError that names the first mistake."""
     with reading_file(path, "rules in TOML"):
         values = tomllib.loads(read_file(path, None, MAX_RULES_BYTES).decode("utf-8-sig"))
-        rules: Rules = spec.check(Rules, values, "the rules")
+        rules = spec.check(Rules, values, "the rules")
     base = path.absolute().parent
     orthanc = rules.orthanc
     orthanc.password_file = orthanc.password_file and str(base / orthanc.password_file)

@@ -347,7 +347,7 @@ class Worker:
         self._fetch(source.instances, inputs)
         expect_one_acquisition(inputs)
 
-        notes: list[str] = []
+        notes = []
 
         def note(line: str) -> None:
             text = note_in(line)

@@ -139,7 +139,7 @@ class CycleGAN(Method):
 
     def discriminator_losses(self, batch: Batch) -> Losses:
         """The losses of both discriminators on real images and on fakes from the image pool."""
-        losses: Losses = {}
+        losses = {}
         judges = (
             ("a", self.d_a, self.pool_a, self.augment_a),
             ("b", self.d_b, self.pool_b, self.augment_b),

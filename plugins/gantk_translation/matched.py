@@ -79,7 +79,7 @@ def heights_of(records: Sequence[Record]) -> torch.Tensor | None:
 
     A scan is identified by `scan_key`, or by patient and folder.
     """
-    stacks: dict[tuple, list[int]] = defaultdict(list)
+    stacks = defaultdict(list)
     for number, record in enumerate(records):
         scan = record.scan_key or record.key.rpartition("/")[0]
         stacks[record.subject, scan].append(number)

@@ -37,7 +37,7 @@ def plan_unpaired(seen: Any, size: Sequence[int], *, hours: float, dims: int) ->
     few_heads = bool(seen.volumes) and 0 < seen.patients < MIN_PATIENTS
     unmatched = _why_unmatched(seen, few_heads, hours, dims)
     background = MASKED if seen.is_masked else WITH_AIR
-    changes: dict[str, Any] = {}
+    changes = {}
     if "ct" in seen.kinds:
         recipe = "ct_mr_heads"
         changes = {} if unmatched else {"pairs": "weak_pairs"}

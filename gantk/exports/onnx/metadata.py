@@ -83,7 +83,7 @@ def read_metadata(text: str, path: Path) -> Metadata:
 
     expect_format(f"'{path}'", found["format"], FORMAT, "format")
     known = {key: each for key, each in found.items() if key in Metadata.model_fields}
-    meta: Metadata = check(Metadata, known, "the file")
+    meta = check(Metadata, known, "the file")
     for domain, values in meta.frame.values.items():
         check(Values, values, f"frame.values.{domain}")
     dims = {len(meta.window), len(meta.frame.size), meta.frame.dims}

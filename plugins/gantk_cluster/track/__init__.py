@@ -78,7 +78,7 @@ class Follower:
             self.tracker = self.part(self.run.path, self.run.recipe().tables, self.sent)
         for line in further_lines(self.log, []):  # the report counts the damaged ones
             if line.step > self.sent_before:
-                tables: dict[str, Any] = {"losses": line.losses, "validation": line.validation}
+                tables = {"losses": line.losses, "validation": line.validation}
                 if line.losses:
                     names = ("lr", "images_per_s", "epoch")
                     tables["training"] = {name: getattr(line, name) for name in names}

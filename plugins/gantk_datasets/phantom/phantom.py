@@ -190,7 +190,7 @@ class Phantom(ImageSource):
         """Yield the record of each domain that shows a subject, or one slice of it."""
         subject = f"subject-{number:03d}"
         key = subject
-        about: dict[str, Any] = {"label": label, "scan_key": ""}
+        about = {"label": label, "scan_key": ""}
         if level is not None:
             key = f"{subject}/slice-{level:03d}"
             about |= {"scan_key": subject, "position": float(self.levels[level])}
@@ -211,7 +211,7 @@ class Phantom(ImageSource):
         """Records of `counts` images of each class, spread evenly over the subjects; UserError if
         there are too few.
         """
-        kept: set[str] = set()
+        kept = set()
         for label, count in self.counts.items():
             pairs = list(dict.fromkeys(record.pair for record in records if record.label == label))
             if len(pairs) < count:
@@ -233,7 +233,7 @@ class Phantom(ImageSource):
         if not self.lesions:
             return [None for _ in places]
 
-        labels: list[str | None] = []
+        labels = []
         for level in places:
             if level is None:
                 tumour = bool(self._subject(number).lesions)

@@ -83,7 +83,7 @@ def read_options(folder: Path, settings: Mapping[str, Any]) -> Options:
             remedy="name a folder checkpoints/NAME",
         )
 
-    values: dict[str, Any] = {}
+    values = {}
     if (folder / FILE).is_file():
         text = read_file(folder / FILE, max_bytes=MAX_OPTIONS_BYTES).decode("utf-8", "replace")
         values = {
@@ -111,7 +111,7 @@ def generator_table(options: Options) -> dict[str, Any]:
     is an instance norm with a learned scale and offset. A convolution before batch norm has no
     offset there, nor one in a network without norm.
     """
-    table: dict[str, Any] = {"name": "resnet" if options.netG in BLOCKS else "unet"}
+    table = {"name": "resnet" if options.netG in BLOCKS else "unet"}
     table["width"] = options.ngf
     if options.norm in ("instance", "none"):
         table["norm"] = options.norm
@@ -162,7 +162,7 @@ def _data(options: Options, domains: Sequence[str], gray: bool) -> dict[str, Any
     if options.model == "pix2pix":
         source |= {"name": "aligned", "order": "AB" if options.direction == "AtoB" else "BA"}
 
-    table: dict[str, Any] = {
+    table = {
         "source": source,
         "domains": list(domains),
         "size": [options.crop_size, options.crop_size],

@@ -24,7 +24,7 @@ class Weights:
     def __init__(self, path: Path):
         """Read a file of named tensors, without running code in it; UserError where it is none."""
         self.path = path
-        layers: dict[str, dict[str, Tensor]] = {}
+        layers = {}
         for key, tensor in read_state(path, "FOLDER").items():
             name, _, short = WRAPPERS.sub("", key).rpartition(".")
             layers.setdefault(name, {})[short] = tensor

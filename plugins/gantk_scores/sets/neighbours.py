@@ -56,7 +56,7 @@ class Prdc(InFeatures):
         scores = {}
         for place, name in enumerate(NAMES):
             definition = f"{name}/k={self.k}/{self.seen}/n={len(fake)},real={len(test)}"
-            details: dict[str, float | str] = {}
+            details = {}
             if name in alike:
                 definition += f"/if-alike={alike[name]:.3f}"
                 details["if_alike"] = alike[name]

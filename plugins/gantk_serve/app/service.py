@@ -126,7 +126,7 @@ class Service:
         """
         source = check.source
         to = check.to
-        said: list[str] = []
+        said = []
         folder = source.parent / "result"
         shutil.rmtree(folder, ignore_errors=True)
         make_folder(folder, private=True)

@@ -84,7 +84,7 @@ def _read_answers(
     damaged or of another study.
     """
     file = Path(study) / KEY_FILE
-    kinds: dict[str, type] = dict.fromkeys(NAMES, str) | {"real_side": int}
+    kinds = dict.fromkeys(NAMES, str) | {"real_side": int}
     remedy = "name the folder that `gantk study new` wrote, or make a new study"
     with reading_file(file, "the key of a study", where="STUDY", remedy=remedy):
         key = pd.read_csv(file, usecols=[*kinds], dtype=kinds, keep_default_na=False)

@@ -144,7 +144,7 @@ class Decoder(nn.Module):
             # scale and offset of two AdaIN layers per block
             nn.Linear(mlp_dim, 4 * deepest * blocks),
         )
-        layers: list[nn.Module] = []
+        layers = []
         for level in range(downs, 0, -1):
             inputs = width * 2**level
             outputs = width * 2 ** (level - 1)

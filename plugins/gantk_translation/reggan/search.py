@@ -184,7 +184,7 @@ def levenberg_marquardt(linearised, weights: Tensor, stiff: Tensor, steps: int) 
     `linearised(weights)` returns a Linearised.
     """
     dims = weights.shape[1]
-    best: Linearised = linearised(weights)
+    best = linearised(weights)
     identity = torch.eye(dims * len(stiff), device=weights.device)
     damping = 1e-3 / len(stiff) * identity.repeat(len(weights), 1, 1)
     for _ in range(steps):

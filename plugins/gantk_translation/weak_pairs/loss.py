@@ -150,7 +150,7 @@ class Way:
 
 def best_moves(forth: Way, back: Way) -> list[tuple[Tensor, ...]]:
     """The registrations of both ways that explain most; none where they save little."""
-    none: tuple[Tensor, ...] = ()
+    none = ()
     best = [none, none]
     start = forth.unexplained_share(none) + back.unexplained_share(none)
     least = MAX_LEFT_SHARE * start
