@@ -5,6 +5,7 @@ All further figures are in metrics.json and in the report. Read `summary_lines` 
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
@@ -40,6 +41,7 @@ from gantk.runs.results import NO_VALUE, Results
 from gantk.terminal import LINE_WIDTH, TextTable
 
 LABEL_WIDTH = 9
+END_OF_SENTENCE = re.compile(r"(?<=\.) (?=[A-Z])")
 # column of `gantk.metrics.rows` -> its heading
 BESIDE_BASELINES = {
     "direction": "direction",
@@ -179,12 +181,20 @@ def _meanings(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def with_label(label: str, text: str) -> str:
-    """A label and a text that is wrapped to lines of at most `LINE_WIDTH` characters."""
-    wrapped = textwrap.wrap(
-        text, LINE_WIDTH - LABEL_WIDTH, break_long_words=False, break_on_hyphens=False
-    )
+    """A label and a text, wrapped to lines of at most `LINE_WIDTH` characters; each sentence begins a
+    line.
+    """
+    lines = []
+    for sentence in END_OF_SENTENCE.split(text):
+        lines += textwrap.wrap(
+            sentence,
+            LINE_WIDTH - LABEL_WIDTH,
+            subsequent_indent="  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
     indent = "\n" + LABEL_WIDTH * " "
-    return f"{label + '  ':<{LABEL_WIDTH}}{indent.join(wrapped)}"
+    return f"{label + '  ':<{LABEL_WIDTH}}{indent.join(lines)}"
 
 
 def _remarks(results: Results) -> Iterator[str]:
