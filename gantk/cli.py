@@ -592,7 +592,7 @@ def evaluate(
 
             write_model_figures(comparison, figures, overwrite=overwrite, say=options["say"])
         elif not json_file:
-            options["say"]("note     nothing is stored of these scores: --json FILE writes them")
+            options["say"]("note     these scores are not saved; --json FILE saves them")
     else:  # on its own scale, or as sets
         if to:
             raise click.UsageError(

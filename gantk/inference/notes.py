@@ -97,7 +97,7 @@ class InputCheck(NamedTuple):
         if self.fits == "not recorded":
             unseen = f"another contrast may go unnoticed; {unseen}"
         elif self.fits != "no" and not self.has_header:
-            unseen = f"without a header only gray values and look are compared; {unseen}"
+            unseen = f"no header: only gray values and look were compared; {unseen}"
         words = f"{_prefix(self.contrast)}{FIT}: {self.fits} ({unseen})"
         said.insert(self.is_of_training, (kind, words))
         return said
@@ -316,7 +316,7 @@ def _unlike_in_look(
     if ratio > 1:
         shown = math.ceil(100 * ratio) / 100  # above 1
         line = (
-            f"look: {shown:.2f} times as unlike the training images as these are among themselves"
+            f"look: {shown:.2f} times as far from the training images as these are from each other"
         )
         yield line, ratio > FAR_LOOK_RATIO
 

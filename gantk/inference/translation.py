@@ -506,7 +506,7 @@ class Translation:
         if self.frame.fit != "crop":
             direction += f", by a network of {' x '.join(map(str, self.frame.size))} pixels"
             if self.frame.detail == "guided":
-                direction += "; finer detail is the input's"
+                direction += "; finer detail comes from the input"
         if folder:
             line = f"written  {count_noun(written, 'file')} to {folder}{direction}"
             if done_before:

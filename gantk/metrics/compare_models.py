@@ -228,7 +228,7 @@ def compare_models(
     in_unit: dict[str, list[str]] = {}  # gray values -> the domains that are scored in them
     for one, frame in zip(scored, directions.values(), strict=True):
         in_unit.setdefault(one.about, []).append(frame.target)
-    scale = " ".join(f"{join_words(targets)} {unit}." for unit, targets in in_unit.items())
+    scale = " ".join(f"{join_words(targets)}: {unit}." for unit, targets in in_unit.items())
     say(with_label("scale", ONE_SCALE.format(scale)))
     if len(systems) > 1:
         sentences = _say_compared(compared, results, units, say)
@@ -310,12 +310,10 @@ class ComparedModels:
         for doubt in self.doubts:
             say(with_label("warning", f"{self.name}: {doubt}"))
         if self.left_out:
-            who = (
-                f"{count_noun(self.left_out, self.owner)} of training and validation of {self.name}"
-            )
+            who = f"{count_noun(self.left_out, self.owner)} used in training or validation of {self.name}"
             if self.owner == "image":
-                who += ", or which it left out as next to held-out ones"
-            say(with_label("left out", f"{who}, by names or files: {join_first(self.left_out)}"))
+                who += ", or left out there as neighbours of held-out ones"
+            say(with_label("left out", f"{who} (same name or file): {join_first(self.left_out)}"))
 
     def translate(self, pairs: Sequence[Pair], scale: ScoredScale) -> Translations:
         """Yield the translated source of each pair, on the grid and the scale of its truth."""
@@ -549,7 +547,7 @@ def _score_direction(
     about = f"in {scale.unit}, PSNR and SSIM by the range {scorer.range}"
     if not scale.unit:
         which = "each true scan" if scale.mapping[to].per == "volume" else "all true images"
-        about = f"with white at the 99.9th percentile of {which}"
+        about = f"white is the 99.9th percentile of {which}"
     return ScoredDirection(title, about, pd.concat(tables), scorer, pictures)
 
 

@@ -220,8 +220,8 @@ def _other_scores(run: Path, tables: Mapping[str, Any]) -> str:
             if keys == [FOLD] or not keys:
                 return ""
             return (
-                f"the scores will not compare with those of {file.parent}, which has another"
-                f" {join_first(keys)}. `gantk eval RUN OTHER --data SCANS` compares on one scale"
+                f"do not compare the scores with those of {file.parent}: these settings differ:"
+                f" {join_first(keys)}. `gantk eval RUN OTHER --data SCANS` scores both on one scale"
             )
     return ""
 

@@ -118,7 +118,7 @@ CASES = {
         "spacing: 3 x 2 x 2 mm",
     ),
     "a little unlike": ({"gamma": 1.25}, {}, "partly", "look: 1."),
-    "far unlike": ({"gamma": 0.4}, {}, "no", "times as unlike the training images"),
+    "far unlike": ({"gamma": 0.4}, {}, "no", "times as far from the training images"),
     "like the other domain": (
         {"gamma": 3.0, "name": "b.nii.gz"},
         {},
@@ -131,7 +131,7 @@ CASES = {
         {"gamma": 3.0, "agent": True},
         {},
         "no",
-        "times as unlike the training images",
+        "times as far from the training images",
     ),
     "a child, among people of unknown ages": (
         {"age": 3.0},

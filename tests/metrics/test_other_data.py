@@ -313,7 +313,7 @@ def test_slices_next_to_trained_ones_are_left_out(tmp_path, gantk):
     assert [int(name[-6:-4]) for name in names] == both
     assert names.index[0] == "test image 1"
     assert "test image 1 (" in (figures / "T1_to_T2.txt").read_text()
-    assert "or which it left out" in said
+    assert "or left out there" in said
 
 
 def errors_of_file(made, true, model, letter="b"):
@@ -416,10 +416,10 @@ def test_models_are_compared_on_one_scale(run, packed, tmp_path, gantk):
         ("psnr", "whole"),
         ("psnr_foreground", "foreground"),
     }
-    assert f"of training and validation of {run.name}" in said
+    assert f"used in training or validation of {run.name}" in said
     assert "(gantk report scores images at the network's size)" in said
     assert re.search(r"MAE, % of range +[\d.]+", said)
-    scale = "T2 and T1 with white at the 99.9th percentile of each true scan."
+    scale = "T2 and T1: white is the 99.9th percentile of each true scan."
     assert scale in said
     about = found["results"][run.name]["metrics"]["T1 -> T2"]["psnr_foreground"]["definition"]
     assert "/foreground-above-5%-of-range-" in about

@@ -113,8 +113,8 @@ def test_the_bench_shows_figures_beside_their_system_alone():
     ("changed", "named"),
     [
         ({}, ""),
-        ({"size": [64, 64]}, "another data.size."),
-        ({"intensity": {"name": "percentile", "high": 99.0}}, "another data.intensity.high."),
+        ({"size": [64, 64]}, "differ: data.size."),
+        ({"intensity": {"name": "percentile", "high": 99.0}}, "differ: data.intensity.high."),
         ({"split": {"fold": 1}}, ""),  # folds count together
         ({"source": {"path": "/other"}, "size": [64, 64]}, ""),
     ],

@@ -26,8 +26,8 @@ from gantk.runs.results import Score, ScoresByMetric, StoredImage
 from gantk.runs.schemas import is_inside
 
 HOW_KEPT = (
-    "A run saves the worst image of its worst patients, then a middle image of others, which are"
-    " chosen without looking at scores, then the median of three images or more."
+    "A run saves the worst image of its worst patients. Then it saves a middle image of other patients,"
+    " who are chosen without looking at scores. Of three images or more it also saves the median."
 )
 NO_ERRORS = (
     "No errors are shown: these images have no registered real counterpart. The outputs of one input are"
@@ -72,8 +72,8 @@ class Rows:
         scale = NO_ERRORS
         if self.largest:
             scale = (
-                "Generated and real images have one window. Error, |generated − real|: black is 0, the"
-                f" palest yellow {self.largest}."
+                "Generated and real images have the same window. The error is |generated − real|: black is 0,"
+                f" the palest yellow is {self.largest}."
             )
         outlined = any(np.any(image.pictures.get(LESION, False)) for image, _ in self.cases)
         return f"{scale} Outline: the lesion." if outlined else scale
