@@ -38,7 +38,6 @@ from gantk.terminal import (
     line_printer,
     overwrite_option,
     profile_option,
-    reword,
     say,
     set_option,
     split_names,
@@ -118,7 +117,7 @@ class Commands(CommandGroup):
         try:
             return super().invoke(ctx)
         except click.ClickException as error:  # its message quotes an argument
-            reword(error, printable(error.message))
+            vars(error)["message"] = printable(error.message)  # click declares it final
             raise
         except (click.Abort, KeyboardInterrupt):  # click would end with 1
             sys.exit(130)

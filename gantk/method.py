@@ -328,11 +328,7 @@ class Method(nn.Module):
         # the arguments of each call
         passes = [entry if isinstance(entry, tuple) else (entry,) for entry in inputs]
         joins = self.batched and len(passes) > 1 and getattr(network, "batch_independent", False)
-        if joins:
-            shapes = [[tensor.shape[1:] for tensor in arguments] for arguments in passes]
-        else:
-            shapes = []
-
+        shapes = [[tensor.shape[1:] for tensor in arguments] for arguments in passes]
         if not joins or any(shape != shapes[0] for shape in shapes):
             return [call(*arguments) for arguments in passes]
 

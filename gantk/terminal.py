@@ -99,11 +99,6 @@ class CommandGroup(Command, click.Group):
         return super().parse_args(ctx, args)
 
 
-def reword(error: click.ClickException, message: str) -> None:
-    """Replace an error's message, which click declares final."""
-    vars(error)["message"] = message
-
-
 device_option = click.option(
     "--device", metavar="D", help="Device: cpu, cuda, cuda:1 or mps. Default: the fastest one."
 )

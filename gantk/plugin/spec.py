@@ -61,6 +61,7 @@ class Part:
         }
 
 
+@dataclass(frozen=True)
 class Kind:
     """Marks a parameter that takes a part: `generator: Annotated[Part, Kind("generator")] =
     "unet"`.
@@ -72,10 +73,9 @@ class Kind:
             `gantk.plugin.loss_inputs.LOSS_INPUTS`.
     """
 
-    def __init__(self, kind: str, having: tuple[str, ...] = (), takes: str | None = None):
-        self.kind = kind
-        self.having = having
-        self.takes = takes
+    kind: str
+    having: tuple[str, ...] = ()
+    takes: str | None = None
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(self._bind)

@@ -104,7 +104,8 @@ class NetworkContract(Contract):
         images = self.images(2, 2, d)
         with torch.no_grad():
             expected = network(images)
-            _to_channels_last(network, d)
+            # torch's stubs lack this signature
+            network.to(memory_format=CHANNELS_LAST[d])  # type: ignore[call-overload]
             found = network(images.to(memory_format=CHANNELS_LAST[d]))
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
@@ -292,8 +293,3 @@ class LossContract(Contract):
 
 def _map(value: Any, change: Any) -> Any:
     return change(value) if isinstance(value, Tensor) else [change(item) for item in value]
-
-
-def _to_channels_last(network: nn.Module, dims: int) -> nn.Module:
-    # torch's stubs lack this signature
-    return network.to(memory_format=CHANNELS_LAST[dims])  # type: ignore[call-overload]

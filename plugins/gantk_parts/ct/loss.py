@@ -4,6 +4,7 @@ intensity is free.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -19,6 +20,7 @@ FLOOR = 0.003  # deviations below this share of the range count as zero
 BINS = 16  # bins of the source's intensity; the function is linear between their centres
 
 
+@dataclass(kw_only=True, eq=False)
 class CorrelationRatio:
     """1 - correlation ratio (Roche et al., 1998): the share of the output's variance that is not a
     function of the source.
@@ -35,23 +37,15 @@ class CorrelationRatio:
 
     takes = "source"
 
-    def __init__(
-        self,
-        *,
-        weight: Weight = 0.5,  # weight of the loss
-        # brightness that the source's darkest tissue has in the output
-        fluid: Literal["any", "dark", "bright"] = "dark",
-        data_range: Positive = 2.0,  # width of the intensity range, 2 for [-1, 1]
-        black: float = -1.0,  # intensity of air
-    ):
-        self.weight = weight
-        self.fluid = fluid
-        self.least = (FLOOR * data_range) ** 2
-        self.data_range = data_range
-        self.black = black
+    weight: Weight = 0.5  # weight of the loss
+    # brightness that the source's darkest tissue has in the output
+    fluid: Literal["any", "dark", "bright"] = "dark"
+    data_range: Positive = 2.0  # width of the intensity range, 2 for [-1, 1]
+    black: float = -1.0  # intensity of air
 
     def __call__(self, output: Tensor, source: Tensor) -> Tensor:
         output, source = comparable(output, source)
+        least = (FLOOR * self.data_range) ** 2
         low, high = TISSUE
         place = ((source - self.black) / self.data_range - low) / (high - low)
         outside = ((place < 0) | (place > 1)).float()
@@ -68,8 +62,8 @@ class CorrelationRatio:
         means = torch.einsum("npk,np->nk", near, values) / near.sum(1).clamp_min(1e-6)
         function = torch.einsum("npk,nk->np", near, means)
         apart = values - mean(values)
-        whole = mean(apart.square()) + self.least
-        loss = (mean((values - function).square()) + self.least) / whole
+        whole = mean(apart.square()) + least
+        loss = (mean((values - function).square()) + least) / whole
         if self.fluid != "any" and min(source.shape[2:]) >= MIN_FLUID_SIDE:
             below = (mean(place) - place).clamp_min(0).square()
             below = below - mean(below)

@@ -31,7 +31,7 @@ class TimmFeatures(nn.Module):
             self.register_buffer(key, torch.tensor(config[key])[:, None, None])
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.interpolate(x, self.size, mode="bilinear", antialias=True, align_corners=False)
+        x = F.interpolate(x, self.size, mode="bilinear", antialias=True)
         features = self.network(
             ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         )

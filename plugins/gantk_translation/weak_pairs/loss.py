@@ -27,6 +27,7 @@ from gantk_translation.weak_pairs.matching import (
 MAX_LEFT_SHARE = 0.6
 
 
+@dataclass(kw_only=True, eq=False)
 class WeakPairs:
     """Weak pairs: L1 between an output and similar slices of the other domain, which gantk matches
     and registers automatically.
@@ -43,20 +44,12 @@ class WeakPairs:
     takes = "matches"
     note = "each slice with similar slices of the other domain; no registered pairs are needed"
 
-    def __init__(
-        self,
-        *,
-        weight: Weight = 20.0,  # weight of the loss if an image has several candidates
-        # weight of the loss for a single candidate, the same slice
-        alone: Weight = 100.0,
-        candidates: Count = 3,  # number of registered images that each output is compared with
-        # longer side in pixels at which images are compared; they are registered at half this size
-        side: Side = 96,
-    ):
-        self.weight = weight
-        self.alone = alone
-        self.candidates = candidates
-        self.side = side
+    weight: Weight = 20.0  # weight of the loss if an image has several candidates
+    # weight of the loss for a single candidate, the same slice
+    alone: Weight = 100.0
+    candidates: Count = 3  # number of registered images that each output is compared with
+    # longer side in pixels at which images are compared; they are registered at half this size
+    side: Side = 96
 
     def companions(self, sets: Mapping[str, Images]) -> dict[str, Companions]:
         """For each image of `a` its candidates of `b`, concatenated as channels, and for `b` those
