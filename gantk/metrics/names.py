@@ -62,9 +62,9 @@ WITH_MASKS = {
         words={
             "lesion_contrast": (
                 "Lesion contrast",
-                "The lesion minus its surroundings (no holes of its mask), output over truth: 1 is kept,"
-                " 0 gone, below 0 inverted. Where the mask hardly differs from its surroundings in the truth,"
-                " as without the core of a tumour, the lesion is not counted.",
+                "The lesion minus its surroundings, in the output divided by in the real image: 1 is kept, 0 is"
+                " lost, below 0 is inverted. Holes of the mask are no surroundings. A lesion that hardly differs"
+                " from them in the real image is not counted, as with masks without the core of a tumour.",
             )
         },
     )

@@ -230,7 +230,7 @@ def files_sentence(results: Results) -> str:
         f" {'to' if row.difference == 'equal' else 'than'} {row.baseline_name}"
         for row in first
     ]
-    return f"at full size (whole files), {'; '.join(reached)}" if reached else ""
+    return f"at full size (whole files), {'. '.join(reached)}" if reached else ""
 
 
 def _mean_errors(results: Results) -> Iterator[str]:

@@ -498,7 +498,7 @@ def test_comparison_scores_lesions_and_the_input(masks, run, tmp_path):
     assert sentence in " ".join(" ".join(alone).split())
     assert "better by" not in "".join(alone) and "p, corrected" not in "".join(alone)
     assert (named.scores.region == "lesion").any()
-    assert "1 is kept, 0 gone" in " ".join(" ".join(alone).split())
+    assert "1 is kept, 0 is lost" in " ".join(" ".join(alone).split())
     with pytest.raises(gantk.UserError, match="'train.steps' does not say how images are read"):
         gantk.evaluate(run, data=data, set=["train.steps=3"], device="cpu")
     table = found.scores[found.scores.direction == "T1 -> T2"]

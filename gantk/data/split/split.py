@@ -35,8 +35,8 @@ USE_BLOCKS = (
     " for these patients)"
 )
 NAME_PATIENTS = (
-    "name the patients: one folder for each, a table (`gantk data check SCANS --table scans.csv`), or"
-    r" a pattern of names: --set 'data.source.patient=(P\d+)' finds P07 in P07_slice3.png"
+    "name the patients by one folder for each, by a table (`gantk data check SCANS --table scans.csv`),"
+    r" or by a pattern: --set 'data.source.patient=(P\d+)' finds P07 in P07_slice3.png"
 )
 PATIENTS_UNKNOWN = "the patients are not known"
 
