@@ -30,6 +30,8 @@ from gantk.guest import Say, hear
 SECTIONS = ("Start", "Use", "Look", "Judge", "Scale", "Share", "Extend")
 OTHER_SECTION = "Other"  # of commands that name none
 LAST_PLACE = 100
+LABEL_WIDTH = 9  # characters before what a line says
+END_OF_SENTENCE = re.compile(r"(?<=\.) (?=[A-Z0-9])")
 LINE_WIDTH = 80  # characters of a line that is not on a terminal, in a table of texts
 MAX_TABLE_WIDTH = 1000  # characters of a line of a table of figures, whose cells are not wrapped
 
@@ -229,8 +231,9 @@ def _out(stderr: bool = False) -> Console:
 
 
 def say(line: str, stderr: bool = False) -> None:
-    """Print a line of the API: its first word is a label, red for an error or a warning. A terminal
-    wraps it between words, but a command, which is copied, where the window ends.
+    """Print a line of the API: its first word is a label, red for an error or a warning, and each
+    sentence begins a line. A terminal wraps these between words, but a command, which is copied,
+    where the window ends.
     """
     out = _out(stderr)
     if isinstance(line, TextTable):
@@ -240,15 +243,25 @@ def say(line: str, stderr: bool = False) -> None:
     label, _, rest = printable(line).partition("  ")
     style = "bold red" if label in ("error", "warning") else "dim"
     rest = rest.strip()
-    if out.is_terminal and len(label) < 9 and label not in ("next", "or"):
-        rest = re.sub(r"\n +", " ", rest)  # wrapped for a pipe
-        rest = textwrap.fill(
-            rest, max(out.width - 9, 20), break_long_words=False, break_on_hyphens=False
-        )
-        rest = rest.replace("\n", "\n" + 9 * " ")
+    if len(label) < LABEL_WIDTH and label not in ("next", "or"):
+        lines = END_OF_SENTENCE.split(rest)
+        if out.is_terminal:
+            whole = re.sub(r"\n +", " ", rest)  # wrapped for a pipe
+            lines = sentence_lines(whole, max(out.width - LABEL_WIDTH, 20))
+        rest = ("\n" + LABEL_WIDTH * " ").join(lines)
 
-    gap = (9 - len(label) if len(label) < 9 else 2) * " " if rest else ""
+    gap = max(LABEL_WIDTH - len(label), 2) * " " if rest else ""
     out.print(Text.assemble((label, style), gap, rest), soft_wrap=True)
+
+
+def sentence_lines(text: str, width: int) -> list[str]:
+    """A text in lines of at most `width` characters, of which each sentence begins one."""
+    lines = []
+    for sentence in END_OF_SENTENCE.split(text):
+        lines += textwrap.wrap(
+            sentence, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        )
+    return lines
 
 
 def say_next(command: str, say: Say = say, label: str = "next") -> None:

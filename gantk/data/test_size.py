@@ -30,9 +30,9 @@ def needed_patients() -> int:
 
 
 def needed_words() -> str:
-    """How many test patients a significant gain needs, a sentence."""
+    """How many test patients a significant gain needs, a clause."""
     one = least_patients()
-    return f"A significant gain needs at least {one} test patients for one score, {needed_patients()} for every score"
+    return f"a significant gain needs at least {one} test patients for one score, {needed_patients()} for every score"
 
 
 def folds_of(patients: int) -> int:

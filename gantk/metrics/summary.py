@@ -5,8 +5,6 @@ All further figures are in metrics.json and in the report. Read `summary_lines` 
 
 from __future__ import annotations
 
-import re
-import textwrap
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
@@ -38,10 +36,8 @@ from gantk.metrics.rows import (
 from gantk.metrics.table import MODEL, table_of
 from gantk.metrics.verdict import Tone
 from gantk.runs.results import NO_VALUE, Results
-from gantk.terminal import LINE_WIDTH, TextTable
+from gantk.terminal import LABEL_WIDTH, LINE_WIDTH, TextTable, sentence_lines
 
-LABEL_WIDTH = 9
-END_OF_SENTENCE = re.compile(r"(?<=\.) (?=[A-Z])")
 # column of `gantk.metrics.rows` -> its heading
 BESIDE_BASELINES = {
     "direction": "direction",
@@ -184,16 +180,8 @@ def with_label(label: str, text: str) -> str:
     """A label and a text, wrapped to lines of at most `LINE_WIDTH` characters; each sentence begins a
     line.
     """
-    lines = []
-    for sentence in END_OF_SENTENCE.split(text):
-        lines += textwrap.wrap(
-            sentence,
-            LINE_WIDTH - LABEL_WIDTH,
-            subsequent_indent="  ",
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
     indent = "\n" + LABEL_WIDTH * " "
+    lines = sentence_lines(text, LINE_WIDTH - LABEL_WIDTH)
     return f"{label + '  ':<{LABEL_WIDTH}}{indent.join(lines)}"
 
 

@@ -474,9 +474,7 @@ def _text(seen: Scans, lines: Lines, hours: float) -> str:
         facts["to"] = f"{joined}, as you asked{both}"
     elif len(seen.domains) == 2 and seen.suits_paired:
         first, last = map(argument, seen.domains)
-        facts["to"] = (
-            f"both directions are trained. One alone takes less time: --to {first} or --to {last}"
-        )
+        facts["to"] = f"both directions; one alone takes less time: --to {first} or --to {last}"
     method, why = lines["method.name"]
     facts["method"] = f"{method}: {why}"
     out = [f"# Made by `gantk plan` for a run of {duration(3600 * hours)}. It found:"]

@@ -236,7 +236,7 @@ WORDS = [
     "Whole image scored PSNR, dB ↑ model 24.31 [23.81, 24.81] n = 10 (40 images) corrected 25.31",
     "the unchanged input 18.50 [18.00, 19.00] n = 10 (40 images) corrected 19.50",
     "PSNR: psnr/fixed-range",
-    '"May be chance" means that it is not significant; "better in 1 of 2" counts the patients.',
+    '"May be chance" means that it is not significant; "better in 1 of 2" counts the patients; ',
     f"{needed_words()}.",
     "Precision random ↑ Recall random ↑ Density random ↑ Coverage random ↑ model",
     "0.800 n = 10 (40 images) corrected 1.800 0.700",

@@ -614,7 +614,5 @@ def _ct_pictures_in_words(items: Sequence[Inspected]) -> str:
     """That 8-bit CT has no Hounsfield units; "" without such."""
     of_8_bits = (item for item in items if item.facts.get("dtype") == "uint8")
     if any("ct" in map(usual_contrast, item.domains) for item in of_8_bits):
-        return (
-            "8-bit pictures: gray values, no Hounsfield units. Generated CT will have none either"
-        )
+        return "8-bit pictures: gray values, no Hounsfield units, also in generated CT"
     return ""

@@ -486,7 +486,7 @@ def few_test_patients(splits: Mapping[str, Sequence[Record]]) -> str:
     patients = patients_of(paired or tested)
     if not patients or len(patients) >= needed_patients():
         return ""
-    return f"{count_noun(patients, 'test patient')}. {needed_words()}"
+    return f"{count_noun(patients, 'test patient')}: {needed_words()}"
 
 
 def consequences(
