@@ -536,12 +536,14 @@ def translate(
         else:
             source = Path(input)
         tested = _test_result(model)
+        if tested:
+            say(f"tested   {tested}")
         translation = Translation(
             model,
             to,
             options,
             volume,
-            _say_after([f"tested   {tested}"] if tested else [], say),
+            say,
             suffix=suffix,
             tested=tested,
             overwrite=overwrite,
@@ -558,17 +560,6 @@ def _test_result(model: Model) -> str:
 
     sentence, _ = judgement(model.run)
     return sentence
-
-
-def _say_after(lines: list[str], say: Say) -> Say:
-    """`say`, which says these lines before its first: not before an error of the input."""
-
-    def both(line: str) -> None:
-        while lines:
-            say(lines.pop(0))
-        say(line)
-
-    return both
 
 
 @Work("generating images")
