@@ -272,8 +272,7 @@ def check_same(expected: Weights, found: Weights, where: str) -> None:
     if not differing:
         return
 
-    on_one_side = here.keys() ^ there.keys()
-    name = next((name for name in differing if name in on_one_side), differing[0])
+    name = differing[0]
     detail = (
         f"'{name}' is {there.get(name, 'missing')} in the checkpoint and"
         f" {here.get(name, 'unknown')} in this model"

@@ -92,7 +92,7 @@ def _no_model(name: str, models: Iterable[str]) -> UserError:
 
     nearest = did_you_mean(name, models)
     if nearest:
-        remedy = f"{nearest} or {remedy}".replace("? or ", "? Else ")
+        remedy = f"{nearest} Else {remedy}"
     return UserError(what, remedy=remedy)
 
 
