@@ -100,11 +100,16 @@ def _say_runs(recipes: Sequence[Path], are_compared: bool, folds: int, hours: fl
         say(
             f"folds    to test each of so few patients once, train {trainings} times ({total} in all):"
         )
-    for each, run in zip(recipes, runs, strict=True):
-        if folds:
-            say_next(folds_command(argument(each), run, folds))
-        elif are_compared:
-            say_next(f"gantk run {argument(each)} --out {run}")
-    if are_compared or folds:
-        end = "_fold*" if folds else ""
-        say_next(" ".join(["gantk report", *(run + end for run in runs)]))
+    commands = [
+        folds_command(argument(each), run, folds)
+        if folds
+        else f"gantk run {argument(each)} --out {run}"
+        for each, run in zip(recipes, runs, strict=True)
+    ]
+    end = "_fold*" if folds else ""
+    commands.append(" ".join(["gantk report", *(run + end for run in runs)]))
+    if are_compared:
+        for command in commands:
+            say_next(command)
+    elif folds:
+        say_next("; ".join(commands), label="or")
