@@ -66,10 +66,9 @@ from gantk.metrics.names import (
 )
 from gantk.metrics.pair_scores import add_scores, foreground
 from gantk.metrics.references import image_with_mask, in_hounsfield, of_all_scans
-from gantk.metrics.rows import files_sentence, result_sentence, result_tone
+from gantk.metrics.rows import Said, files_sentence, result_sentence, result_tone
 from gantk.metrics.summary import summary_lines, with_label
 from gantk.metrics.table import MODEL, TEXTS
-from gantk.metrics.verdict import Tone
 from gantk.plugin.loader import registry
 from gantk.prepare.grid import resample_onto
 from gantk.prepare.module import middle_slice
@@ -262,19 +261,19 @@ def makes_single_images(model: Model) -> bool:
     return bool(domains) and all(len(contrast_names(domain)) == 1 for domain in domains)
 
 
-def whole_files(run: Path, data: str | Path, device: str) -> tuple[str, Tone]:
+def whole_files(run: Path, data: str | Path, device: str) -> Said:
     """The PSNR of whole files of patients whom a run was not trained on, in a sentence, and its tone; ""
     where it makes several contrasts, or there are none.
     """
     models = load_models([run], device)
     if not all(map(makes_single_images, models.values())):
-        return "", ""
+        return Said("", "")
     try:
         compared = compare_models(models, data, metrics=["psnr"], say=lambda line: None)
     except UserError:  # as where nobody is left to test
-        return "", ""
+        return Said("", "")
     (results,) = compared.results.values()
-    return files_sentence(results), result_tone(results, first_alone=True)
+    return files_sentence(results)
 
 
 class ComparedModels:

@@ -8,7 +8,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from gantk.metrics.names import (
     AFTER_POSTS,
     CEILING,
     FOREGROUND,
+    LESION,
     WITH_MASKS,
     baseline_words,
     join_words,
@@ -176,13 +177,20 @@ def _difference(
     return "equal" if is_equal else words, size.interval(places)
 
 
-def result_sentence(results: Results, *, unseen: bool = True) -> str:
+class Said(NamedTuple):
+    """A sentence on a result, and its tone."""
+
+    text: str
+    tone: Tone
+
+
+def result_sentences(results: Results, *, unseen: bool = True) -> list[Said]:
     """The result in sentences that need no knowledge of the scores: of sets what they leave open; the
     first score of each direction, directions that are behind first; then where other scores fare worse.
-    "" where nothing was compared. `unseen`: False where patients were allowed on both sides of the split.
+    [] where nothing was compared. `unseen`: False where patients were allowed on both sides of the split.
     """
     if not results.metrics and results.model_fields_set:
-        return NO_SCORES
+        return [Said(NO_SCORES, "")]
     first, worse = _judged_rows(results)
     beside_real = [row for row in first if row.key in FROM_NOISE and row.ceiling]
     told = [row.key for row in beside_real]
@@ -194,22 +202,41 @@ def result_sentence(results: Results, *, unseen: bool = True) -> str:
         if row.key not in told:
             by_score[row.name].append(replace(row, name=""))  # which is said once
     for name, own in by_score.items():
-        clauses += [f"by {name}, {clause}" for clause in _verdicts_in_words(results, own)]
+        verdicts = _verdicts_in_words(results, own)
+        clauses += [Said(f"by {name}, {clause}", tone) for clause, tone in verdicts]
     if clauses:
-        clauses[0] = f"{_tested_on(results, unseen)} {clauses[0]}"
-    clauses = [sets_sentence(results).removesuffix("."), *clauses, *_without_verdicts(results)]
-    clauses.insert(0 if results.in_files_tone == "bad" else len(clauses), results.in_files)
+        text, tone = clauses[0]
+        clauses[0] = Said(f"{_tested_on(results, unseen)} {text}", tone)
+    of_sets = Said(sets_sentence(results).removesuffix("."), "near")
+    clauses = [of_sets, *clauses, *_without_verdicts(results)]
+    # of each direction, those that are behind first
+    worst, *others = results.in_files.split(". ")
+    in_files = [Said(worst, results.in_files_tone)]
+    in_files += [Said(text, "bad" if " worse than " in text else "") for text in others]
+    place = 0 if results.in_files_tone == "bad" else len(clauses)
+    clauses[place:place] = in_files
     clauses += _mean_errors(results)
-    return " ".join(f"{clause[0].upper()}{clause[1:]}." for clause in filter(None, clauses))
+    return [Said(f"{text[0].upper()}{text[1:]}.", tone) for text, tone in clauses if text]
 
 
-def _without_verdicts(results: Results) -> Iterator[str]:
+def result_sentence(results: Results, *, unseen: bool = True) -> str:
+    """`result_sentences` in one text."""
+    return " ".join(text for text, _ in result_sentences(results, unseen=unseen))
+
+
+def result_tone(results: Results) -> Tone:
+    """The worst tone of `result_sentences`."""
+    tones: list[Tone] = [tone for _, tone in result_sentences(results)]
+    return min(tones, key=TONES.index, default="")
+
+
+def _without_verdicts(results: Results) -> Iterator[Said]:
     """Yield what scores show that are compared with no baseline: the results of metrics in words."""
     made = {case.made for case in results.cases.values()}
     for row in returned_rows(results):
         score = results.metrics[row.key][row.metric]
         if "result" in score.details:
-            yield f"{row.direction}: {score.details['result']}"
+            yield Said(f"{row.direction}: {score.details['result']}", "")
         # of a model that makes several contrasts, each from others, a mean over all says little of one
         if row.metric in WITH_MASKS and len(made) < 2:
             metric = WITH_MASKS[row.metric].load()
@@ -217,10 +244,11 @@ def _without_verdicts(results: Results) -> Iterator[str]:
             sample = row.sample.partition(" (")[0]
             if (score.n or 0) < least_patients():
                 sample += ", too few to be sure"
-            yield f"{row.direction} {said} ({sample})" if said else ""
+            if said:
+                yield Said(f"{row.direction} {said} ({sample})", "bad")
 
 
-def files_sentence(results: Results) -> str:
+def files_sentence(results: Results) -> Said:
     """`at full size (whole files), T1 -> T2 reaches PSNR 23.3 dB, 1.85 dB worse than a simple intensity map`: the
     first score of each direction.
     """
@@ -230,21 +258,28 @@ def files_sentence(results: Results) -> str:
         f" {'to' if row.difference == 'equal' else 'than'} {row.baseline_name}"
         for row in first
     ]
-    return f"at full size (whole files), {'. '.join(reached)}" if reached else ""
+    text = f"at full size (whole files), {'. '.join(reached)}" if reached else ""
+    return Said(text, min((row.tone for row in first), key=TONES.index, default=""))
 
 
-def _mean_errors(results: Results) -> Iterator[str]:
+def _mean_errors(results: Results) -> Iterator[Said]:
     """Yield `the mean error is 10 % for MR -> CT (22 % in the foreground), where 100 % is the range from black to white`."""
     said: list[str] = []
     for key, scores in results.metrics.items():
-        whole, inside = (scores.get("mae" + end, Score()).in_percent for end in ("", FOREGROUND))
+        whole = scores.get("mae", Score()).in_percent
         is_last = f"{key}_post" not in results.metrics
         if is_last and whole.unit == OF_RANGE and whole.value is not None:
             title = title_of(key, results.domains).removesuffix(AFTER_POSTS)
-            more = "" if inside.value is None else f" ({inside.value:.0f} % in the foreground)"
+            inside = [
+                f"{part.value:.0f} % in {where}"
+                for end, where in ((FOREGROUND, "the foreground"), (LESION, "lesions"))
+                if (part := scores.get("mae" + end, Score()).in_percent).value is not None
+            ]
+            more = f" ({', '.join(inside)})" if inside else ""
             said.append(f"{whole.value:.0f} % for {title}{more}")
     if 0 < len(said) <= MAX_NAMED_DIRECTIONS:
-        yield f"the mean error is {join_words(said)}, where 100 % is the range from black to white"
+        errors = join_words(said)
+        yield Said(f"the mean error is {errors}, where 100 % is the range from black to white", "")
 
 
 def sets_sentence(results: Results) -> str:
@@ -264,7 +299,7 @@ def _is_of_sets_alone(results: Results, key: str) -> bool:
     return key not in FROM_NOISE and all(score.of_sets for score in judged)
 
 
-def _beside_real_images(results: Results, key: str) -> Iterator[str]:
+def _beside_real_images(results: Results, key: str) -> Iterator[Said]:
     """Yield `the model reaches KID 0.37 (other real images: -0.03) with T1 from noise`, and which scores
     are not better than noise; then what scores by random features cannot show.
     """
@@ -273,14 +308,16 @@ def _beside_real_images(results: Results, key: str) -> Iterator[str]:
     found[0] = found[0].replace("(", "(other real images: ")
     lost = [row.name for row in rows if row.tone == "bad"]
     worse = f"; no better than {rows[0].baseline_name} in {join_words(lost)}" if lost else ""
-    yield f"the model reaches {join_words(found)} with {rows[0].direction}{worse}"
+    reached = f"the model reaches {join_words(found)} with {rows[0].direction}{worse}"
+    yield Said(reached, "bad" if lost else "near")
     if any(row.metric.endswith("_random") for row in rows):
-        yield RANDOM_FEATURES
+        yield Said(RANDOM_FEATURES, "")
 
 
-def _verdicts_in_words(results: Results, rows: Sequence[Row]) -> Iterator[str]:
+def _verdicts_in_words(results: Results, rows: Sequence[Row]) -> Iterator[Said]:
     """Yield `T1 -> T2 is not better than the unchanged input (SSIM 0.020 worse)` for each verdict; of
-    scores that lead by chance the p of the least certain one.
+    scores that lead by chance the p of the least certain one. To be better than noise, or as a set, is
+    not good.
     """
     if len({row.key for row in rows}) > MAX_NAMED_DIRECTIONS:
         yield from _verdicts_counted(results, rows)
@@ -289,7 +326,7 @@ def _verdicts_in_words(results: Results, rows: Sequence[Row]) -> Iterator[str]:
     for row in rows:
         groups[row.tone, row.baseline_name].append(row)
 
-    for (_, rival), own in groups.items():
+    for (tone, rival), own in groups.items():
         gains = []
         said = ""  # the name of the score above, which is not repeated
         for row in own:
@@ -308,7 +345,8 @@ def _verdicts_in_words(results: Results, rows: Sequence[Row]) -> Iterator[str]:
         subject = f"{directions} {'is' if len(own) == 1 else 'are'}"
         verdicts = [results.verdict_of(row.key, row.metric) for row in own]
         worst = verdict_words(max(verdicts, key=deciding_p), f"{rival} ({'; '.join(gains)})")
-        yield f"{subject} {worst}"
+        unsure = any(row.key in FROM_NOISE or _is_of_sets_alone(results, row.key) for row in own)
+        yield Said(f"{subject} {worst}", "near" if unsure and tone == "good" else tone)
 
 
 def _leads_by_brightness(results: Results, row: Row) -> bool:
@@ -321,14 +359,14 @@ def _leads_by_brightness(results: Results, row: Row) -> bool:
     return baseline.is_better_than(model)
 
 
-def _verdicts_counted(results: Results, rows: Sequence[Row]) -> Iterator[str]:
+def _verdicts_counted(results: Results, rows: Sequence[Row]) -> Iterator[Said]:
     """Yield `PSNR is 21.2 dB (T1 -> T1CE) to 24.9 dB (T1 -> T2) in 12 directions`, unless the rows have no
     name, and in how many directions the model has which verdict.
     """
     if rows[0].name:
         ordered = sorted(rows, key=lambda row: results.metrics[row.key][row.metric].value or 0.0)
         low, high = (f"{row.value} ({row.direction})" for row in (ordered[0], ordered[-1]))
-        yield f"{rows[0].name} is {low} to {high} in {len(rows)} directions"
+        yield Said(f"{rows[0].name} is {low} to {high} in {len(rows)} directions", "")
     verdicts = defaultdict(list)
     for row in rows:
         verdicts[row.tone].append(results.verdict_of(row.key, row.metric))
@@ -338,7 +376,8 @@ def _verdicts_counted(results: Results, rows: Sequence[Row]) -> Iterator[str]:
         where = f"{rival} in {count_noun(own, 'direction')}"
         parts.append(verdict_words(max(own, key=deciding_p), where))
         rival = "it"
-    yield f"the model is {'; '.join(parts)}"
+    worst = min((row.tone for row in rows), key=TONES.index)
+    yield Said(f"the model is {'; '.join(parts)}", worst)
 
 
 def _judged_rows(results: Results) -> tuple[list[Row], list[Row]]:
@@ -372,19 +411,6 @@ def returned_rows(results: Results) -> list[Row]:
     for row in kept:
         row.direction = row.direction.removesuffix(AFTER_POSTS)
     return kept
-
-
-def result_tone(results: Results, *, first_alone: bool = False) -> Tone:
-    """The tone of `result_sentence`: the worst of what it says, or of what it says first. To be better
-    than noise, or as a set, is not good.
-    """
-    first, worse = _judged_rows(results)
-    rows = first if first_alone else [*first, *worse]
-    tones: list[Tone] = [row.tone for row in rows]
-    unsure = [row for row in rows if row.key in FROM_NOISE or _is_of_sets_alone(results, row.key)]
-    tones += ["near" for row in unsure]
-    tones.append(results.in_files_tone)
-    return min(tones, key=TONES.index, default="")
 
 
 def judgement(run: RunFolder) -> tuple[str, Tone]:

@@ -29,8 +29,7 @@ from gantk.metrics.rows import (
     Row,
     list_scores,
     pairs_sentence,
-    result_sentence,
-    result_tone,
+    result_sentences,
     returned_rows,
 )
 from gantk.metrics.table import MODEL, table_of
@@ -79,9 +78,8 @@ def summary_lines(results: Results, said: Collection[str] = ()) -> Iterator[str]
         if consequence not in said:
             yield with_label("warning", consequence)
 
-    sentence = result_sentence(results)
-    if sentence:
-        yield with_label("warning" if result_tone(results) == "bad" else "result", sentence)
+    for text, tone in result_sentences(results):
+        yield with_label("warning" if tone == "bad" else "result", text)
 
     rows = returned_rows(results)
     with_foreground = {row.metric + FOREGROUND for row in rows}

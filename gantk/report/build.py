@@ -226,7 +226,9 @@ def _folds_command(run: RunRecord, folder: Path) -> str:
     if split.fold or not 0 < len(owners[-1]) < needed_patients() or patients < 3:
         return ""
     recipe = argument(folder / "recipe.toml")
-    return folds_command(recipe, argument(folder), split.folds or folds_of(patients))
+    run_name = argument(folder)
+    command = folds_command(recipe, run_name, split.folds or folds_of(patients))
+    return f"{command}; gantk report {run_name}_fold*"
 
 
 def shows_left_and_right(run: RunRecord) -> bool:

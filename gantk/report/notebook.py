@@ -65,7 +65,7 @@ class Run(RunFolder):
             .get_template("notebook.html.j2")
             .render(
                 name=repr(self),
-                result=summarise(record)["sentence"],
+                result=summarise(record),
                 heads=columns,
                 rows=[[getattr(row, column) for column in columns.values()] for row in rows],
                 figures=typical_images(record, shown_patients(record)),

@@ -11,9 +11,9 @@ from gantk.errors import count_noun
 from gantk.metrics.names import short_metric_name
 from gantk.metrics.rows import (
     FROM_NOISE,
+    Said,
     pairs_sentence,
-    result_sentence,
-    result_tone,
+    result_sentences,
     score_rows,
 )
 from gantk.metrics.summary import remarks
@@ -28,20 +28,13 @@ MAX_TYPICAL_DIRECTIONS = 4
 MAX_FROM_NOISE = 6  # generated images, and as many real ones
 
 
-def summarise(run: RunRecord) -> dict[str, str]:
-    """The result in sentences, the tones of the first one and of all, and a sentence on baselines that
-    need pairs.
-    """
-    sentence = result_sentence(run.results, unseen=not run.leak)
-    if run.results.metrics and not sentence:
-        sentence = "The scores have nothing to be compared with: no baseline was measured."
-
-    return {
-        "sentence": sentence.replace(" -> ", words.ARROW),
-        "first_tone": result_tone(run.results, first_alone=True),
-        "tone": result_tone(run.results),
-        "pairs": pairs_sentence(run.results),
-    }
+def summarise(run: RunRecord) -> list[Said]:
+    """The result in sentences with their tones, the last on baselines that need pairs."""
+    said = result_sentences(run.results, unseen=not run.leak)
+    if run.results.metrics and not said:
+        said = [Said("The scores have nothing to be compared with: no baseline was measured.", "")]
+    said.append(Said(pairs_sentence(run.results), ""))
+    return [Said(text.replace(" -> ", words.ARROW), tone) for text, tone in said if text]
 
 
 # ---- the table of scores

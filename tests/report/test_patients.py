@@ -117,7 +117,7 @@ def test_figures_for_a_paper_are_those_of_the_page(copied_run, tmp_path, count):
         said
     )
     caption = (folder / "T1_to_T2.txt").read_text("utf-8")
-    for words in (*(run.name for run in runs), "T1 -> T2", "the worst image of", "Values in black"):
+    for words in (*(run.name for run in runs), "T1 -> T2", "the worst image of", "Gray window"):
         assert words in caption
     with open(folder / "names.csv", newline="", encoding="utf-8") as file:
         in_figures = {row["name"]: row["in figures"] for row in csv.DictReader(file)}

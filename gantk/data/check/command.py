@@ -72,7 +72,7 @@ def check_command(path, json_file, overwrite, verbose, **options) -> None:
                 say(problem.line)
 
         if len(notes) == len(problems):
-            console().print(styled("no problems found", "green"))
+            console().print(styled("no problems found in the images", "green"))
         if notes and not verbose:
             console().print(styled(f"{count_noun(notes, 'note')}: --verbose prints them", "dim"))
         if is_usable:

@@ -233,7 +233,8 @@ def hollow_masks(records: Iterable[Record]) -> Iterator[Problem]:
     owners = [item.patient or item.name for item in items if item.mask_shares[1] > MAX_ENCLOSED]
     if owners:
         what = (
-            "the masks of these patients enclose unmarked tissue, which does not count as lesion:"
+            f"the masks of these patients enclose unmarked tissue, {MAX_ENCLOSED:.0%} of their own area or"
+            " more, which does not count as lesion:"
         )
         yield problem("outlines", what, [*dict.fromkeys(owners)])
 

@@ -257,7 +257,7 @@ def write_model_figures(
             )
             for image, shown in of_images.items()
         ]
-    choice = f"spread by name, each by the middle of its images. {found.scale}"
+    choice = f"patients at even distances in the list of names, and of each the middle image. {found.scale}"
     about = AboutFigures(labels, choice, SCALE_OF_MODELS, tests=found.tests)
     _write_figures(folder, models, found.results, images, about, MAX_SHOWN_IMAGES, overwrite, say)
 
@@ -337,8 +337,8 @@ def _caption(label: str, names: Sequence[str], shown: Rows, about: AboutFigures)
     """Direction, systems, scale of the errors, choice of the images, and windows of a figure."""
     windows = [f"{case.label} ({case.windows})" for case, _ in shown.cases]
     return (
-        f"{label.replace(ARROW, ' -> ')} by {join_words(names)}. {shown.scale} Images: {about.choice} Values"
-        " in black and in white, of the input, then of the other images:"
+        f"{label.replace(ARROW, ' -> ')} by {join_words(names)}. {shown.scale} Images: {about.choice} Gray"
+        " window, from black to white, of the input and of the other images:"
         f" {'; '.join(windows)}. {about.caution}".rstrip()
         + "\n"
     )
