@@ -53,7 +53,7 @@ from gantk.metrics.compare_folders import (
     gray_range,
     metric_of_files,
 )
-from gantk.metrics.comparing import Comparison, add_tests, compare_systems, gain_text
+from gantk.metrics.comparing import Comparison, add_tests, compare_systems
 from gantk.metrics.names import (
     BASELINES,
     WITH_MASKS,
@@ -230,7 +230,7 @@ def compare_models(
     scale = " ".join(f"{join_words(targets)}: {unit}." for unit, targets in in_unit.items())
     say(with_label("scale", ONE_SCALE.format(scale)))
     if len(systems) > 1:
-        sentences = _say_compared(compared, results, units, say)
+        sentences = _say_compared(compared, results, say)
     else:
         (result,) = results.values()
         sentences = [result_sentence(result)]
@@ -583,9 +583,7 @@ def _mean_of_models(lines: pd.DataFrame) -> pd.DataFrame:
     return lines.groupby(TEXTS, sort=False, as_index=False).agg(how)
 
 
-def _say_compared(
-    compared: Comparison, results: Mapping[str, Results], units: Mapping[Any, str], say: Say
-) -> list[str]:
+def _say_compared(compared: Comparison, results: Mapping[str, Results], say: Say) -> list[str]:
     """Say who leads, a table of all scores, the tests of the first score and of its regions, and the
     result of each model beside the baselines; returns who leads, or where nothing is tested these
     results.
@@ -602,7 +600,7 @@ def _say_compared(
             short_metric_name(test.score),
             test.one,
             test.other,
-            gain_text(test, units),
+            test.text,
             f"{test.corrected_p:.2g}",
         )
         for test in compared.tests

@@ -27,6 +27,7 @@ class SystemTest(PairedTest):
     place: tuple[Any, ...]  # the score: its direction, if it has one, and its metric
     one: str
     other: str
+    unit: str = ""  # of the gain
 
     @property
     def score(self) -> str:
@@ -47,6 +48,12 @@ class SystemTest(PairedTest):
     def corrected_p(self) -> float:
         """The p-value that decides: of the first score of a direction corrected for such scores alone."""
         return deciding_p(self.verdict)[0]
+
+    @property
+    def text(self) -> str:
+        """The gain with its interval."""
+        gain = Score(value=self.gain, ci95=self.ci95, unit=self.unit).in_percent
+        return f"{gain.text()} {gain.interval()}".rstrip()
 
     def reverse(self) -> SystemTest:
         """The same test as the gain of `other`."""
@@ -129,6 +136,7 @@ def compare_systems(
     """
     means = _means_of_patients(table, [*by, "system", "patient"])
     tests: list[SystemTest] = []
+    known = units or {}
     for place, of_score in means.groupby([*by], sort=False):
         higher = higher_is_better.get(place[-1])
         if higher is None:
@@ -140,10 +148,12 @@ def compare_systems(
             gains = (values[one] - values[other]).dropna()
             test = paired_test(gains if higher else -gains)
             if test:
-                tests.append(SystemTest(place=place, one=one, other=other, **dict(test)))
+                unit = known.get(place) or known.get(place[-1], "")
+                named = {"place": place, "one": one, "other": other, "unit": unit}
+                tests.append(SystemTest(**named, **dict(test)))
 
     correct_tests(tests)
-    sentences = _sentences(tests, units or {})
+    sentences = _sentences(tests)
     if not sentences and table["system"].nunique() > 1:
         sentences = [NOT_COMPARED]
     return Comparison(sentences, tests)
@@ -182,7 +192,7 @@ def _means_of_patients(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     return known.groupby(columns, sort=False, as_index=False)["value"].mean().dropna()
 
 
-def _sentences(tests: Sequence[SystemTest], units: Mapping[Any, str]) -> list[str]:
+def _sentences(tests: Sequence[SystemTest]) -> list[str]:
     """For each direction which system leads in its first score, and in which ones it is behind. The
     tests of first scores are corrected for the directions and systems alone, as those of a recipe are.
     """
@@ -191,10 +201,10 @@ def _sentences(tests: Sequence[SystemTest], units: Mapping[Any, str]) -> list[st
         by_direction[test.place[:-1]].append(test)
     groups = by_direction.values()
     _correct_primary([test for own in groups for test in own if test.place == own[0].place])
-    return [_sentence(own, units) for own in groups]
+    return [_sentence(own) for own in groups]
 
 
-def _sentence(tests: Sequence[SystemTest], units: Mapping[Any, str]) -> str:
+def _sentence(tests: Sequence[SystemTest]) -> str:
     """`T1 → T2: one is better than two (PSNR better by 1.24 dB [0.80, 1.68], 8 patients in common),
     and behind it in SSIM (0.02)`, from the tests of all pairs of systems on one direction; of more
     than MAX_WITH_FIGURES systems without figures: `one is, by PSNR, better than two; better than ...`.
@@ -213,16 +223,16 @@ def _sentence(tests: Sequence[SystemTest], units: Mapping[Any, str]) -> str:
             continue
         clause = verdict_words(test.verdict, test.other)
         if not is_many:
-            by = f"{short_metric_name(test.score)} better by {gain_text(test, units)}"
+            by = f"{short_metric_name(test.score)} better by {test.text}"
             lesion = (*test.place[:-1], test.score + LESION)
             by += "".join(
-                f", in the lesion by {gain_text(each, units)}"
+                f", in the lesion by {each.text}"
                 for each in both_ways
                 if each.place == lesion and (each.one, each.other) == (leader, test.other)
             )
             clause += f" ({by}, {count_noun(test.n, 'patient')} in common)"
             behind = [
-                f"{short_metric_name(each.score)} ({gain_text(each, units)})"
+                f"{short_metric_name(each.score)} ({each.text})"
                 for each in both_ways
                 if (each.one, each.other) == (test.other, leader) and each.gain > 0
             ]
@@ -231,13 +241,6 @@ def _sentence(tests: Sequence[SystemTest], units: Mapping[Any, str]) -> str:
     place = f"{tests[0].label}: " if tests[0].label else ""
     by = f", by {short_metric_name(first[0].score)}," if is_many else ""
     return f"{place}{leader} is{by} {'; '.join(clauses)}."
-
-
-def gain_text(test: SystemTest, units: Mapping[Any, str]) -> str:
-    """The gain of a test with its interval."""
-    unit = units.get(test.place) or units.get(test.score, "")
-    gain = Score(value=test.gain, ci95=test.ci95, unit=unit).in_percent
-    return f"{gain.text()} {gain.interval()}".rstrip()
 
 
 def add_tests(results: Results) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
-from gantk.metrics.comparing import SystemTest, gain_text
+from gantk.metrics.comparing import SystemTest
 from gantk.metrics.names import CEILING, baseline_words, join_words, region_of
 from gantk.metrics.verdict import deciding_p
 from gantk.plugin.loader import registry
@@ -161,20 +161,16 @@ def summary_latex(summary: pd.DataFrame, caution: str) -> str:
     return "\n".join(parts)
 
 
-def differences(tests: Sequence[SystemTest], summary: pd.DataFrame) -> pd.DataFrame:
+def differences(tests: Sequence[SystemTest]) -> pd.DataFrame:
     """By how much systems are better than others, or than baselines, a line for each test: the interval,
     p, and p corrected by Holm for so many comparisons; and the gain as text.
     """
-    units = {place: scores.iloc[0].unit for place, scores in summary.groupby(PLACE).score}
     lines = []
     for test in tests:
-        unit = units[test.label.replace(" -> ", ARROW), test.score]
         gain = test.gain, *(test.ci95 or (None, None)), test.n, test.p
         title = test.label.replace(ARROW, " -> ")
-        text = gain_text(test, {test.score: unit})
-        lines.append(
-            (title, test.score, unit, test.one, test.other, *gain, *deciding_p(test.verdict), text)
-        )
+        named = title, test.score, test.unit, test.one, test.other
+        lines.append((*named, *gain, *deciding_p(test.verdict), test.text))
     return pd.DataFrame(lines, columns=DIFFERENCES)
 
 
@@ -196,6 +192,7 @@ def verdict_tests(results: Results, system: str = "model") -> list[SystemTest]:
             place=(direction_name(key, results.domains), metric),
             one=system,
             other=baseline_words(verdict.best_baseline),
+            unit=results.metrics[key][metric].unit,
             **dict(verdict.test),
         )
         for key, verdicts in results.verdict.items()

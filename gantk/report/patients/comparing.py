@@ -284,7 +284,7 @@ def _write_figures(
     for name, own in results.items():
         tests += verdict_tests(own, name)
     if tests:
-        found = differences(tests, summary)
+        found = differences(tests)
         csv = found.drop(columns="text").to_csv(index=False, lineterminator="\n")
         contents["differences.csv"] = csv.encode()
         contents["differences.tex"] = differences_latex(found).encode()
