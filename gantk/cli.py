@@ -48,7 +48,7 @@ from gantk.terminal import (
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 EXAMPLES = (
     "gantk run dualgan_t1t2                         # train on synthetic heads",
-    "gantk run dualgan_t1t2 --data SCANS            # train on your scans",
+    "gantk plan SCANS                               # a recipe for your scans",
     "gantk translate t1t2 t1.nii.gz t2.nii.gz       # use the shipped model",
     "gantk COMMAND --help                           # more about a command",
 )

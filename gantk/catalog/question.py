@@ -150,6 +150,9 @@ def _people_in_words(rows: Sequence[Row]) -> Iterator[str]:
 def _count_kinds(left_out: Sequence[str]) -> str:
     """How many images are left out of each kind, the most frequent first: `8 masks, 4 of _brain`."""
     kinds = Counter(left_out).most_common()
+    if len(kinds) == 1:
+        ((what, count),) = kinds
+        return PLURALS.get(what, what) if count > 1 else what
     shown = [
         f"{count} {PLURALS.get(what, what) if count > 1 else what}"
         for what, count in kinds[:MAX_REASONS]

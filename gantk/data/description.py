@@ -6,10 +6,14 @@ from collections import Counter
 from collections.abc import Iterator
 
 from gantk.data.dataset import Data, Study, layouts_in_words
-from gantk.data.look import MIN_PEOPLE
+from gantk.data.look import MIN_PEOPLE, NO_UNITS, is_ct_without_units
 from gantk.data.split.near_duplicates import MAX_ALL_COMPARED
 from gantk.errors import count_noun, join_first
 
+FEW_PEOPLE = (
+    f"fewer than {MIN_PEOPLE} patients are trained on: too few to tell later whether an image looks like"
+    " the training images"
+)
 MIN_TRAINING_PATIENTS = 3  # of a domain, from which a network can learn more than these look like
 UNPAIRED_USES_HALF = (
     "an unpaired method trains on one contrast of each known patient, so on about half of the images that"
@@ -86,11 +90,11 @@ def _notes(data: Data) -> Iterator[str]:
         note = getattr(mapping, "note", "")
         if note:
             yield f"{data.names[letter]}: {note}"
+    for letter, known in data.values.items():
+        if is_ct_without_units(data.names[letter], known):
+            yield f"{data.names[letter]}: {NO_UNITS}"
     if any(known.get("traits") and "looks" not in known for known in data.values.values()):
-        yield (
-            f"fewer than {MIN_PEOPLE} patients are trained on: too few to tell later whether an image"
-            " looks like the training images"
-        )
+        yield FEW_PEOPLE
     available = {record.subject for record in data.splits["train"] if record.for_training}
     people = sorted(available - {record.subject for record in data.training})
     if people and is_halved(data):

@@ -4,12 +4,14 @@ those of the training images, and where the content of an image is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image as Picture
+
+from gantk.catalog.contrasts import usual_contrast
 
 SIDE = 48  # pixels of the side to which the content of a slice is scaled
 HEIGHTS = (0.4, 0.5, 0.6, 0.7)  # of the slices of a volume, as shares of its content
@@ -20,6 +22,8 @@ QUANTILE_BINS = 32  # equal shares of an image's values
 QUANTILE_COUNT = QUANTILE_BINS + 2  # their middles, and the quantiles 1 % and 99 %
 MAX_SAMPLED_IMAGES = 64  # images from which a domain's distribution is computed
 MIN_PEOPLE = 4  # of fewer the usual distance is not known
+NO_UNITS = "gray values, no Hounsfield units, also in generated CT"
+MAX_AIR = -200  # Hounsfield units: an image without a lower value shows no air
 
 
 class Plane(NamedTuple):
@@ -189,6 +193,11 @@ def values_of(images: Sequence[np.ndarray]) -> dict[str, Any]:
         "quantiles": [float(f"{value:.5g}") for value in middle],
         "near": float(np.percentile([distance(each, middle) for each in tissue], 95)),
     }
+
+
+def is_ct_without_units(name: str, values: Mapping[str, Any]) -> bool:
+    """Whether a domain is CT, but its training images' `values` are no Hounsfield units."""
+    return usual_contrast(name) == "ct" and values.get("low", MAX_AIR) > MAX_AIR
 
 
 def tissue_quantiles(values: np.ndarray) -> np.ndarray:

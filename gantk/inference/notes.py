@@ -16,7 +16,7 @@ import numpy as np
 from gantk.catalog.contrasts import names_with_contrast, says_agent, usual_contrast
 from gantk.catalog.scan import is_generated
 from gantk.data.check.kinds import TRAITS_OF_ONE, in_words, kind_of, outside
-from gantk.data.look import MIN_PEOPLE, distance_to, look_of
+from gantk.data.look import MIN_PEOPLE, NO_UNITS, distance_to, is_ct_without_units, look_of
 from gantk.data.masks import corner_levels
 from gantk.errors import GantkWarning, count_noun, join_first
 from gantk.formats.image import Image, in_channels
@@ -340,6 +340,8 @@ def _has_slices_last(image: Image) -> bool:
 def check_result(image: Image, made: Image, pipeline: Pipeline, frame: Frame) -> list[Note]:
     """The notes and warnings about the translation of an image; some pixels of both are compared."""
     notes = []
+    if is_ct_without_units(frame.target, frame.values.get("target", {})):
+        notes.append(("warning", f"{frame.target}: {NO_UNITS}"))
     traits = frame.values.get("source", {}).get("traits", {})
     of_slices = "aspect ratio" in traits or len(traits.get("spacing", [()])[0]) == 2
     as_in_training = of_slices and pipeline.source.per != "set"

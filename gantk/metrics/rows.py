@@ -278,8 +278,9 @@ def _mean_errors(results: Results) -> Iterator[Said]:
             more = f" ({', '.join(inside)})" if inside else ""
             said.append(f"{whole.value:.0f} % for {title}{more}")
     if 0 < len(said) <= MAX_NAMED_DIRECTIONS:
-        errors = join_words(said)
-        yield Said(f"the mean error is {errors}, where 100 % is the range from black to white", "")
+        where = "at the network's size, " if results.in_files else ""
+        text = f"{where}the mean error is {join_words(said)}, where 100 % is the range from black to white"
+        yield Said(text, "")
 
 
 def sets_sentence(results: Results) -> str:

@@ -152,7 +152,7 @@ def test_visits_and_masks_of_bids_are_counted(tmp_path):
         volume(folder / f"{name}_mask.nii.gz", image > 300)
 
     for settings, where, counted in (
-        ([], "layout", "6 left out (6 masks)"),
+        ([], "layout", "6 left out (masks)"),
         (["data.source.mask=mask"], "masks", "6 files"),
     ):
         result = check(tmp_path, set=settings)

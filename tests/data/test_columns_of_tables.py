@@ -55,7 +55,7 @@ SAID = {
     ),
     "path,domain,patient": (
         lambda n, path, kind, who: (path, ("T1 nativ", "T2")[n % 2] if n < 22 else "T1 KM", who),
-        "T1 11, T2 11; 6 patients; 1 pair; 2 left out (2 T1 KM); by columns path, domain, patient",
+        "T1 11, T2 11; 6 patients; 1 pair; 2 left out (T1 KM); by columns path, domain, patient",
     ),
 }
 

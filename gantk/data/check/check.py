@@ -44,6 +44,8 @@ from gantk.data.dataset import (
     masks_in_words,
     unused_masks,
 )
+from gantk.data.description import FEW_PEOPLE
+from gantk.data.look import MIN_PEOPLE, NO_UNITS
 from gantk.data.preparation import Record, RecordId, patients_of
 from gantk.data.sources.pairing import (
     complete_pairs,
@@ -568,13 +570,16 @@ def _summary_of_use(found: Examination, usage: Study) -> dict[str, str]:
     trained = Counter(record.domain for record in usage.splits["train"])
     fewest = min(trained.values(), default=MIN_TRAINING_IMAGES)
     few = f"a domain has only {count_noun(fewest, 'training image')}, rarely enough for a model to work on new patients"
+    people = patients_of(usage.splits["train"])
+    few_people = FEW_PEOPLE if 0 < len(people) < MIN_PEOPLE else ""
+    few_images = few if fewest < MIN_TRAINING_IMAGES else ""
     lines = {
         "layout": layout,
         "domains": usage.images_in_words(usage.records) if not layout or has_volumes else "",
         "pairs": _pairs_in_words(found, usage) if len(usage.names) == 2 else "",
         "split": usage.split_description or "none",
         "held out": usage.splits.held_out,
-        "few": few if fewest < MIN_TRAINING_IMAGES else "",
+        "few": ". ".join(filter(None, (few_images, few_people))),
         "too few": few_test_patients(usage.splits),
         "masks": masks_in_words(usage.source, usage.records),
         "look": UNSEEN.format("--pictures pairs.png") if found.fit else "",
@@ -614,5 +619,5 @@ def _ct_pictures_in_words(items: Sequence[Inspected]) -> str:
     """That 8-bit CT has no Hounsfield units; "" without such."""
     of_8_bits = (item for item in items if item.facts.get("dtype") == "uint8")
     if any("ct" in map(usual_contrast, item.domains) for item in of_8_bits):
-        return "8-bit pictures: gray values, no Hounsfield units, also in generated CT"
+        return f"8-bit pictures: {NO_UNITS}"
     return ""

@@ -35,6 +35,7 @@ from gantk.data.check.kinds import (
 )
 from gantk.data.dataset import Study
 from gantk.data.intensity import SCALE_RATIO, Learnt, of_usual_scale
+from gantk.data.look import MAX_AIR
 from gantk.data.masks import MAX_LESION_SHARE
 from gantk.data.preparation import Record
 from gantk.data.split.near_duplicates import Fingerprints, near_copies
@@ -47,7 +48,6 @@ MIN_FOR_OUTLIERS = 4  # images of a domain
 MAX_SPACING_RATIO = 1.2  # to the median of a domain
 # measured: 1.3 of templates on one scale, 3.8 of heads of two scanners
 MAX_WIDTH_RATIO = 2.0
-MAX_AIR = -200  # Hounsfield units: an image without a lower value shows no air
 MIN_CONTENT = 0.005  # share of pixels that differ from the background
 # by a mask, as a multiple of what it marks; rims around necrosis, of eight gliomas, enclose 0.4
 MAX_ENCLOSED = 0.15

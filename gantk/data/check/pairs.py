@@ -21,7 +21,7 @@ from gantk.data.preparation import Pair, Record, RecordId
 from gantk.data.sources.pairing import complete_pairs
 from gantk.data.spread import spread, spread_over_owners
 from gantk.errors import count_noun, join_first
-from gantk.files import write_file
+from gantk.files import write_output
 from gantk.progress import track
 
 COMPARED_SIDE = 128  # side in pixels at which pairs are compared
@@ -326,7 +326,7 @@ def draw_pairs(records: Sequence[Record], fit: Fit, file: Path) -> str:
             sheet.paste(picture, (SHOWN_SIDE * column, row * number + LINE))
     with BytesIO() as content:
         sheet.save(content, "PNG")
-        write_file(file, content.getvalue())
+        write_output(file, content.getvalue())
     return f"{len(shown)} of {sum(map(len, pairs.values()))} pairs"
 
 
