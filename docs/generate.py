@@ -410,7 +410,7 @@ def json_rows(schema, links: dict, prefix: str = ""):
         kind, inner = json_type(field.annotation, links)
         path = f"{prefix}{field.serialization_alias or key}"
         yield path, kind, " ".join((field.description or "").split())
-        if inner is not None:
+        if inner not in (None, schema):
             between = ".NAME" * len(re.findall(r"objects? of", kind)) + "[]" * ("list" in kind)
             yield from json_rows(inner, links, f"{path}{between}.")
 

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from gantk.data.preparation import Record
     from gantk.inference.model import Model
     from gantk.metrics.summary import Scores
-    from gantk.metrics.verdict import Tone
     from gantk.plugin.callbacks import Hooks
     from gantk.progress import Listener
     from gantk.recipe.load import Recipe, Settings
@@ -219,9 +218,9 @@ def _tested_files(parts: Parts) -> tuple[str | None, list[Record]]:
 
 
 @doing("scoring whole files")
-def _whole_files(parts: Parts, folder: RunFolder) -> tuple[str, Tone]:
-    """What whole files of test patients show in a sentence, and its tone; "" where networks see them at
-    their own size, or they would take long.
+def _whole_files(parts: Parts, folder: RunFolder) -> Results | None:
+    """The scores of whole files of test patients; None where networks see them at their own size, or
+    they would take long.
     """
     from gantk.inference.case import image_of
     from gantk.metrics.compare_models import whole_files
@@ -229,11 +228,11 @@ def _whole_files(parts: Parts, folder: RunFolder) -> tuple[str, Tone]:
     data = parts.model.data
     path, tested = _tested_files(parts)
     if not path or not tested or data.fit == "crop" or not tested[0].file:
-        return "", ""
+        return None
     size = image_of(tested[0]).pixels.shape[-data.dims :]
     is_larger = any(whole > seen for whole, seen in zip(size, data.size, strict=True))
     if not is_larger or len(tested) * prod(size) > MAX_WHOLE_PIXELS:
-        return "", ""
+        return None
     return whole_files(folder.path, path, str(parts.runtime.device))
 
 
@@ -247,7 +246,7 @@ def _say_end(parts: Parts, folder: RunFolder, results: Results, longer: bool, sa
     run = argument(folder.path)
     path, tested = _tested_files(parts)
     others = {record.subject for record in tested} - patients_of(parts.data.training)
-    is_new = path and others and not results.in_files
+    is_new = path and others and not results.whole_files
     if is_new and any(each.file and len(each.file.scans) == 1 for each in tested):
         size = " x ".join(map(str, parts.model.data.size))
         end = f"   # whole files; the scores above are at {size}"
@@ -714,7 +713,7 @@ def _evaluate(
         write_results(kept.path, results)  # whatever plugins do, it is not lost
         keep_weights(kept.path, parts.scorer.trained)
         if not scratch:
-            results.in_files, results.in_files_tone = _whole_files(parts, folder)
+            results.whole_files = _whole_files(parts, folder)
         (hooks or Hooks()).gantk_images_scored(**about, scorer=parts.scorer)
         add_tests(results)
         write_results(kept.path, results)

@@ -7,12 +7,17 @@ from collections.abc import Iterator
 
 from gantk.data.dataset import Data, Study, layouts_in_words
 from gantk.data.look import MIN_PEOPLE, NO_UNITS, is_ct_without_units
+from gantk.data.sources.pairing import LIKELY
 from gantk.data.split.near_duplicates import MAX_ALL_COMPARED
 from gantk.errors import count_noun, join_first
 
 FEW_PEOPLE = (
     f"fewer than {MIN_PEOPLE} patients are trained on: too few to tell later whether an image looks like"
     " the training images"
+)
+LIKELY_PAIRS = (
+    f"pairs named '{LIKELY.strip()}' are by what images show, not by names: look at them (gantk data check"
+    " TABLE --pictures pairs.png), then take this word out of the table"
 )
 MIN_TRAINING_PATIENTS = 3  # of a domain, from which a network can learn more than these look like
 UNPAIRED_USES_HALF = (
@@ -90,6 +95,8 @@ def _notes(data: Data) -> Iterator[str]:
         note = getattr(mapping, "note", "")
         if note:
             yield f"{data.names[letter]}: {note}"
+    if any(LIKELY in (record.pair or "") for record in data.records):
+        yield LIKELY_PAIRS
     for letter, known in data.values.items():
         if is_ct_without_units(data.names[letter], known):
             yield f"{data.names[letter]}: {NO_UNITS}"

@@ -66,7 +66,7 @@ from gantk.metrics.names import (
 )
 from gantk.metrics.pair_scores import add_scores, foreground
 from gantk.metrics.references import image_with_mask, in_hounsfield, of_all_scans
-from gantk.metrics.rows import Said, files_sentence, result_sentence, result_tone
+from gantk.metrics.rows import result_sentence, result_tone
 from gantk.metrics.summary import summary_lines, with_label
 from gantk.metrics.table import MODEL, TEXTS
 from gantk.plugin.loader import registry
@@ -261,19 +261,24 @@ def makes_single_images(model: Model) -> bool:
     return bool(domains) and all(len(contrast_names(domain)) == 1 for domain in domains)
 
 
-def whole_files(run: Path, data: str | Path, device: str) -> Said:
-    """The PSNR of whole files of patients whom a run was not trained on, in a sentence, and its tone; ""
-    where it makes several contrasts, or there are none.
+def whole_files(run: Path, data: str | Path, device: str) -> Results | None:
+    """The scores of whole files of patients whom a run was not trained on; None where it makes several
+    contrasts, or there are none.
     """
     models = load_models([run], device)
     if not all(map(makes_single_images, models.values())):
-        return Said("", "")
+        return None
+    (model,) = models.values()
+    asked = [str(part.name) for part in model.recipe.evaluate.metrics or ()]
+    metrics = [name for name in asked if are_of_file_pairs([name])]
     try:
-        compared = compare_models(models, data, metrics=["psnr"], say=lambda line: None)
+        compared = compare_models(
+            models, data, metrics=metrics or PAIR_METRICS, say=lambda line: None
+        )
     except UserError:  # as where nobody is left to test
-        return Said("", "")
+        return None
     (results,) = compared.results.values()
-    return files_sentence(results)
+    return results
 
 
 class ComparedModels:

@@ -191,6 +191,9 @@ def result_sentences(results: Results, *, unseen: bool = True) -> list[Said]:
     """
     if not results.metrics and results.model_fields_set:
         return [Said(NO_SCORES, "")]
+    if results.whole_files:
+        (text, tone), *others = result_sentences(results.whole_files, unseen=unseen)
+        return [Said(f"In whole files, {text[:1].lower()}{text[1:]}", tone), *others]
     first, worse = _judged_rows(results)
     beside_real = [row for row in first if row.key in FROM_NOISE and row.ceiling]
     told = [row.key for row in beside_real]
@@ -208,14 +211,7 @@ def result_sentences(results: Results, *, unseen: bool = True) -> list[Said]:
         text, tone = clauses[0]
         clauses[0] = Said(f"{_tested_on(results, unseen)} {text}", tone)
     of_sets = Said(sets_sentence(results).removesuffix("."), "near")
-    clauses = [of_sets, *clauses, *_without_verdicts(results)]
-    # of each direction, those that are behind first
-    worst, *others = results.in_files.split(". ")
-    in_files = [Said(worst, results.in_files_tone)]
-    in_files += [Said(text, "bad" if " worse than " in text else "") for text in others]
-    place = 0 if results.in_files_tone == "bad" else len(clauses)
-    clauses[place:place] = in_files
-    clauses += _mean_errors(results)
+    clauses = [of_sets, *clauses, *_without_verdicts(results), *_mean_errors(results)]
     return [Said(f"{text[0].upper()}{text[1:]}.", tone) for text, tone in clauses if text]
 
 
@@ -248,20 +244,6 @@ def _without_verdicts(results: Results) -> Iterator[Said]:
                 yield Said(f"{row.direction} {said} ({sample})", "bad")
 
 
-def files_sentence(results: Results) -> Said:
-    """`at full size (whole files), T1 -> T2 reaches PSNR 23.3 dB, 1.85 dB worse than a simple intensity map`: the
-    first score of each direction.
-    """
-    first, _ = _judged_rows(results)
-    reached = [
-        f"{row.direction} reaches {row.name} {row.value}, {row.difference}"
-        f" {'to' if row.difference == 'equal' else 'than'} {row.baseline_name}"
-        for row in first
-    ]
-    text = f"at full size (whole files), {'. '.join(reached)}" if reached else ""
-    return Said(text, min((row.tone for row in first), key=TONES.index, default=""))
-
-
 def _mean_errors(results: Results) -> Iterator[Said]:
     """Yield `the mean error is 10 % for MR -> CT (22 % in the foreground), where 100 % is the range from black to white`."""
     said: list[str] = []
@@ -278,9 +260,8 @@ def _mean_errors(results: Results) -> Iterator[Said]:
             more = f" ({', '.join(inside)})" if inside else ""
             said.append(f"{whole.value:.0f} % for {title}{more}")
     if 0 < len(said) <= MAX_NAMED_DIRECTIONS:
-        where = "at the network's size, " if results.in_files else ""
-        text = f"{where}the mean error is {join_words(said)}, where 100 % is the range from black to white"
-        yield Said(text, "")
+        errors = join_words(said)
+        yield Said(f"the mean error is {errors}, where 100 % is the range from black to white", "")
 
 
 def sets_sentence(results: Results) -> str:

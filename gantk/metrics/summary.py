@@ -37,6 +37,7 @@ from gantk.metrics.verdict import Tone
 from gantk.runs.results import NO_VALUE, Results
 from gantk.terminal import LABEL_WIDTH, LINE_WIDTH, TextTable, sentence_lines
 
+OF_FILES = "these are scores of whole files; the report also has those at the size of the network"
 # column of `gantk.metrics.rows` -> its heading
 BESIDE_BASELINES = {
     "direction": "direction",
@@ -78,9 +79,11 @@ def summary_lines(results: Results, said: Collection[str] = ()) -> Iterator[str]
         if consequence not in said:
             yield with_label("warning", consequence)
 
+    is_of_files = results.whole_files is not None
     for text, tone in result_sentences(results):
         yield with_label("warning" if tone == "bad" else "result", text)
 
+    results = results.shown
     rows = returned_rows(results)
     with_foreground = {row.metric + FOREGROUND for row in rows}
     # of the foreground those that the sentence names; the report has all
@@ -92,6 +95,8 @@ def summary_lines(results: Results, said: Collection[str] = ()) -> Iterator[str]
         yield with_label("note", without_pairs)
 
     yield from _remarks(results)
+    if is_of_files:
+        yield with_label("note", OF_FILES)
     lines = table_of(results)
     for metric in WITH_MASKS:
         own = lines[(lines.metric == metric) & (lines.system == MODEL) & (lines.patient != "")]

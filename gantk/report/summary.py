@@ -4,7 +4,7 @@ baseline.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from gantk.errors import count_noun
@@ -22,7 +22,7 @@ from gantk.report.heading import figures_beside, figures_note, system_of
 from gantk.report.patients.section import ShownPatients, rows_of
 from gantk.report.pictures import data_uri, image_uri
 from gantk.report.run_record import Direction, RunRecord, Samples
-from gantk.runs.results import Score
+from gantk.runs.results import Results, Score
 
 MAX_TYPICAL_DIRECTIONS = 4
 MAX_FROM_NOISE = 6  # generated images, and as many real ones
@@ -33,7 +33,7 @@ def summarise(run: RunRecord) -> list[Said]:
     said = result_sentences(run.results, unseen=not run.leak)
     if run.results.metrics and not said:
         said = [Said("The scores have nothing to be compared with: no baseline was measured.", "")]
-    said.append(Said(pairs_sentence(run.results), ""))
+    said.append(Said(pairs_sentence(run.results.shown), ""))
     return [Said(text.replace(" -> ", words.ARROW), tone) for text, tone in said if text]
 
 
@@ -52,30 +52,36 @@ class ScoreTable(NamedTuple):
 
 
 def score_tables(run: RunRecord) -> list[ScoreTable]:
-    """For each direction its main scores beside the best baseline, those after the post-steps first: of
-    them the result speaks.
+    """For each direction its main scores beside the best baseline: those of whole files first, and those
+    after the post-steps first, of which the result speaks.
     """
-    tables = []
+    whole = run.results.whole_files
+    if whole is None:
+        return [*_tables_of(run, run.results, "")]
+    size = " x ".join(map(str, run.recipe.data.size))
+    of_network = _tables_of(run, run.results, f", at {size} pixels, the size of the networks")
+    return [*_tables_of(run, whole, ", whole files"), *of_network]
+
+
+def _tables_of(run: RunRecord, results: Results, where: str) -> Iterator[ScoreTable]:
+    """Yield a table for each direction of results; `where` they were measured."""
     system = system_of(run)
-    rows = score_rows(run.results)
-    metrics = run.results.metrics
+    rows = score_rows(results)
+    metrics = results.metrics
     for key in sorted(metrics, key=lambda name: not name.endswith("_post")):
         scores = metrics[key]
         largest = max(scores.values(), key=lambda score: score.n or 0, default=Score())
         samples = [largest.sample()]
         if key in FROM_NOISE:  # of which a few scores test real images
             samples += [score.sample() for score in scores.values()]
-        tables.append(
-            ScoreTable(
-                label=run.label(key),
-                sample="; some scores of ".join(dict.fromkeys(samples)),
-                rows=[row for row in rows if row.key == key],
-                remarks=[*remarks(run.results, key)],
-                figures=figures_beside(system, key, scores),
-                published=figures_note(system),
-            )
+        yield ScoreTable(
+            label=run.label(key) + where,
+            sample="; some scores of ".join(dict.fromkeys(samples)),
+            rows=[row for row in rows if row.key == key],
+            remarks=[*remarks(results, key)],
+            figures=figures_beside(system, key, scores),
+            published=figures_note(system),
         )
-    return tables
 
 
 # ---- typical images

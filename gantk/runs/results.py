@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import (
     BaseModel,
@@ -346,10 +346,10 @@ class Results(Table):
     cases: dict[str, Case] = {}
     """Of methods that make any contrast from others, by direction: what is there and what is made.
     """
-    in_files: str = ""
-    """What whole files show, where networks see images at another size; in a sentence."""
-    in_files_tone: Literal["good", "near", "bad", ""] = ""
-    """How this sentence may be shown."""
+    whole_files: Results | None = None
+    """Scores of whole files, where networks see images at another size; its directions are in words
+    (`T1 -> T2`).
+    """
     alarms: dict[str, str] = {}
     """A warning for each direction whose foreground is too large to be a head in air."""
     values: dict[str, Distributions] = {}
@@ -363,6 +363,11 @@ class Results(Table):
     step: Step | None = None
     """Step of the scored checkpoint."""
     _lines: list[DataFrame] = PrivateAttr(default_factory=list)
+
+    @property
+    def shown(self) -> Results:
+        """Those of whole files, where they were scored: a result is judged by them."""
+        return self.whole_files or self
 
     @property
     def lines(self) -> list[DataFrame]:

@@ -122,16 +122,19 @@ def test_a_run_says_what_whole_files_reach(size, is_said, run, tmp_path):
         say=said.append,
     )
     results = Results.model_validate(read_json(found.path / "metrics.json"))
-    assert bool(results.in_files) == is_said
+    assert (results.whole_files is not None) == is_said
     assert any("gantk eval" in line for line in said) != is_said
     if is_said:
-        compared = gantk.compare_models(
-            [found.path], data, metrics=["psnr"], device="cpu", say=list
-        )
+        compared = gantk.compare_models([found.path], data, device="cpu", say=list)
         (whole,) = compared.results.values()
+        assert {*results.whole_files.metrics} == {*whole.metrics} == {"T1 -> T2", "T2 -> T1"}
         for title, scores in whole.metrics.items():
-            assert f"{title} reaches PSNR {scores['psnr'].value:.2f} dB, " in results.in_files
-        assert results.in_files in result_sentence(results).replace("At full", "at full")
+            for metric, score in results.whole_files.metrics[title].items():
+                assert scores[metric].value == pytest.approx(score.value)
+        assert result_sentence(results) == result_sentence(whole).replace(
+            "On", "In whole files, on", 1
+        )
+        assert "of whole files" in " ".join(said)
 
 
 @pytest.mark.parametrize(("scale", "fits"), [(1.0, True), (9.0, False)])

@@ -26,7 +26,6 @@ from gantk.data.check.findings import (
 )
 from gantk.data.check.inspect import Inspected, inspect, inspect_kept, scans_of
 from gantk.data.check.pairs import (
-    LIKELY,
     Fit,
     draw_pairs,
     measure_pairs,
@@ -48,6 +47,7 @@ from gantk.data.description import FEW_PEOPLE
 from gantk.data.look import MIN_PEOPLE, NO_UNITS
 from gantk.data.preparation import Record, RecordId, patients_of
 from gantk.data.sources.pairing import (
+    LIKELY,
     complete_pairs,
     on_other_grids,
     remedy_of_grids,
@@ -582,7 +582,7 @@ def _summary_of_use(found: Examination, usage: Study) -> dict[str, str]:
         "few": ". ".join(filter(None, (few_images, few_people))),
         "too few": few_test_patients(usage.splits),
         "masks": masks_in_words(usage.source, usage.records),
-        "look": UNSEEN.format("--pictures pairs.png") if found.fit else "",
+        "look": UNSEEN.format("gantk data check SCANS --pictures pairs.png") if found.fit else "",
         "CT": _ct_pictures_in_words(found.items),
     }
     return {topic: line for topic, line in lines.items() if line}

@@ -9,6 +9,12 @@ import click
 from gantk.errors import argument, count_noun
 from gantk.terminal import Command, json_option, layout_option, write_json
 
+# a setting that is proposed -> what it is for
+WHY = {
+    "data.leave_out": "   # without the patients that may spoil it",
+    "data.source.mask": "   # scores lesions, too",
+}
+
 
 @click.command(
     "check",
@@ -81,7 +87,8 @@ def check_command(path, json_file, overwrite, verbose, **options) -> None:
                 command += " --pictures pairs.png"
             say_next(command)
             for each in result["settings"]:
-                say_next(f"{command} --set {shlex.quote(each)}", label="or")
+                why = WHY.get(each.partition("=")[0], "")
+                say_next(f"{command} --set {shlex.quote(each)}{why}", label="or")
 
     write_json(json_file, result, overwrite)
     sys.exit(0 if is_usable else 1)

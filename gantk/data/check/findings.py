@@ -73,7 +73,7 @@ KINDS: Mapping[str, tuple[str, str | None]] = {
     "lesions": ("warning", "give masks of the lesions alone, 0 elsewhere"),
     "outlines": (
         "warning",
-        "look at them with --pictures; if it is lesion, as a tumour's core, use --set data.fill_masks=true",
+        "look at them (gantk data check SCANS --pictures pairs.png); if it is lesion, as a tumour's core, use --set data.fill_masks=true",
     ),
     "remark": ("note", None),
     "units": ("warning", "convert them: of stored numbers from 0 to 4095, subtract 1024"),

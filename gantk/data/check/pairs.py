@@ -18,7 +18,7 @@ from gantk.data.check.findings import Problem, problem
 from gantk.data.look import scale_to_unit
 from gantk.data.masks import outline
 from gantk.data.preparation import Pair, Record, RecordId
-from gantk.data.sources.pairing import complete_pairs
+from gantk.data.sources.pairing import LIKELY, complete_pairs
 from gantk.data.spread import spread, spread_over_owners
 from gantk.errors import count_noun, join_first
 from gantk.files import write_output
@@ -43,7 +43,6 @@ MIN_GAIN_OF_ONE = 1.06
 # those moved by 5 % of the width, or mirrored, it is 1.1 to 1.5
 MIN_OTHER_GAIN = 1.1
 SHIFT = 3  # pixels of COMPARED_SIDE (2 %) by which a pair is shifted for comparison
-LIKELY = "likely "  # begins the name of a pair that was matched by what its images show
 NAME_LENGTH = 40  # letters above a picture of `draw_pairs`
 SHOWN_SIDE = 256  # pixels of a picture of `draw_pairs`
 LINE = 16  # of text above it
@@ -396,7 +395,7 @@ def pairs_that_do_not_fit(fit: Fit | None, tested: Collection[str]) -> Iterator[
             f" better than neighbouring slices in at least {MIN_LIKENESS_OF_PATIENT:.0%} of comparisons"
         )
         left = f"{fit.patients - len(fit.misfits)} of {fit.patients} patients are left"
-        remedy = f"look at them (--pictures pairs.png). Then correct these patients, or leave them out ({left})"
+        remedy = f"look at them (gantk data check SCANS --pictures pairs.png). Then correct these patients, or leave them out ({left})"
         yield replace(problem("pairs", what, (), remedy), leave_out=[*fit.misfits])
     for why, words in DOUBTS.items():
         names = sorted(name for name, doubt in fit.doubted.items() if doubt == why)

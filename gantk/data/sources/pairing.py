@@ -17,6 +17,8 @@ ASPECT_TOLERANCE = 0.02
 NAMED_ALIKE = 0.9
 MAX_LEFT_OUT = 0.5  # share of images without a partner that a paired method leaves out
 
+LIKELY = "likely "  # begins the name of a pair that was matched by what its images show
+
 
 def pair_rows(rows: Sequence[Row], onto: str = "none", by_name: bool = False) -> list[str]:
     """Keep the `pair` of rows that are registered: one of a and one of b that share it, on one

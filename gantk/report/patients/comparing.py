@@ -136,6 +136,8 @@ def write_report(
         return write_one(runs[0])
 
     path = Path(expect_file(out or "comparison.html", "--out", overwrite=overwrite))
+    for system in systems:
+        system.results.whole_files = None  # runs are compared at the size of their networks
     reason = _why_not_compared(systems)
     compared = Comparison([], []) if reason else _compare(systems)
     answers = [reason] if reason else [*compared.sentences, *of_sets]
