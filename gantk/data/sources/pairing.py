@@ -10,14 +10,13 @@ from gantk.data.preparation import Pair, Record
 from gantk.errors import UserError, count_noun
 from gantk.formats.files import grids_differ
 
+LIKELY = "likely "  # begins the name of a pair that was matched by what its images show
 ALONE = "alone/"  # start of the pair of an image without a partner
 # of the ratio of two pictures' aspect ratios: 1 % at each edge
 ASPECT_TOLERANCE = 0.02
 # share of the smaller domain's names that the other must have for equal names to mean pairs
 NAMED_ALIKE = 0.9
 MAX_LEFT_OUT = 0.5  # share of images without a partner that a paired method leaves out
-
-LIKELY = "likely "  # begins the name of a pair that was matched by what its images show
 
 
 def pair_rows(rows: Sequence[Row], onto: str = "none", by_name: bool = False) -> list[str]:
