@@ -79,23 +79,22 @@ def summary_lines(results: Results, said: Collection[str] = ()) -> Iterator[str]
         if consequence not in said:
             yield with_label("warning", consequence)
 
-    is_of_files = results.whole_files is not None
     for text, tone in result_sentences(results):
         yield with_label("warning" if tone == "bad" else "result", text)
 
-    results = results.shown
-    rows = returned_rows(results)
+    shown = results.shown
+    rows = returned_rows(shown)
     with_foreground = {row.metric + FOREGROUND for row in rows}
     # of the foreground those that the sentence names; the report has all
     rows = [row for row in rows if row.metric not in with_foreground or row.tone == "bad"]
     yield from _table(rows)
-    yield from _baselines(results, {row.baseline_name for row in rows if row.tone})
-    without_pairs = pairs_sentence(results)
+    yield from _baselines(shown, {row.baseline_name for row in rows if row.tone})
+    without_pairs = pairs_sentence(shown)
     if without_pairs:
         yield with_label("note", without_pairs)
 
-    yield from _remarks(results)
-    if is_of_files:
+    yield from dict.fromkeys([*_remarks(shown), *_remarks(results)])
+    if shown is not results:
         yield with_label("note", OF_FILES)
     lines = table_of(results)
     for metric in WITH_MASKS:
