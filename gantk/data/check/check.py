@@ -75,7 +75,7 @@ MIN_TRAINING_IMAGES = 20  # of a domain; of fewer, a line says so
 FORMAT = 1  # version of the result; increased when the meaning of a key changes
 SEVERITIES = ("error", "warning", "note")
 UNSEEN = "at each patient ({}): gantk does not notice another sequence of the same contrast"
-NAME_UNKNOWN = f"one patient may be in training and test, and most scores get no interval. To mend this, {NAME_PATIENTS}"
+NAME_UNKNOWN = f"all images may be of one patient, or one patient in training and test, and most scores get no interval. To mend this, {NAME_PATIENTS}"
 
 
 def check(

@@ -83,9 +83,14 @@ def check_command(path, json_file, overwrite, verbose, **options) -> None:
             console().print(styled(f"{count_noun(notes, 'note')}: --verbose prints them", "dim"))
         if is_usable:
             command = _next_command(path, **options)
-            if options["table"] and result["likely_pairs"]:
+            label = "next"
+            if result["likely_pairs"] and options["table"]:
                 command += " --pictures pairs.png"
-            say_next(command)
+            elif result["likely_pairs"] and not options["recipe"]:
+                first = command.replace("gantk plan", "gantk data check", 1)
+                say_next(f"{first} --table pairs.csv")
+                label = "or"
+            say_next(command, label=label)
             for each in result["settings"]:
                 why = WHY.get(each.partition("=")[0], "")
                 say_next(f"{command} --set {shlex.quote(each)}{why}", label="or")
