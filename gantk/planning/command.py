@@ -1,5 +1,6 @@
 """The command line of this package."""
 
+import tomllib
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -80,6 +81,9 @@ def plan_command(scans, out, methods, overwrite, **options) -> None:
     for line in dict.fromkeys(chain.from_iterable(heads)):
         say(line.removeprefix("# "))
 
+    planned = tomllib.loads(texts[0])  # of several methods, all have one size and number of steps
+    size = " x ".join(map(str, planned["data"]["size"]))
+    say(f"train    {planned['train']['steps']:,} steps at {size} pixels")
     say(f"{verb:<9}{' and '.join(map(str, targets))}, with a reason on each line")
     _say_runs(targets, bool(methods), folds, options["hours"])
 

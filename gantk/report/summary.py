@@ -136,7 +136,7 @@ def _typical_case(found: ShownPatients) -> Figure | None:
         which = "median" if count > 2 else "worst"
         caption = (
             f"The {which} of {count_noun(count, 'test image')}, of"
-            f" {case.label}: its {short_metric_name(metric)} is {words.with_unit(value)}. {shown.scale}"
+            f" {case.label}: its {short_metric_name(metric)} is {words.with_unit(value)} at the size of the network. {shown.scale}"
         )
     return Figure(found.label, caption, [[(title, image_uri(each)) for title, each in pictures]])
 
