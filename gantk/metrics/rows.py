@@ -191,8 +191,8 @@ def result_sentences(results: Results, *, unseen: bool = True) -> list[Said]:
     """
     if not results.metrics and results.model_fields_set:
         return [Said(NO_SCORES, "")]
-    if results.whole_files:
-        (text, tone), *others = result_sentences(results.whole_files, unseen=unseen)
+    if results.whole_files and (said := result_sentences(results.whole_files, unseen=unseen)):
+        (text, tone), *others = said
         return [Said(f"In whole files, {text[:1].lower()}{text[1:]}", tone), *others]
     first, worse = _judged_rows(results)
     beside_real = [row for row in first if row.key in FROM_NOISE and row.ceiling]
