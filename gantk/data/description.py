@@ -11,7 +11,7 @@ from gantk.data.sources.pairing import LIKELY
 from gantk.data.split.near_duplicates import MAX_ALL_COMPARED
 from gantk.errors import count_noun, join_first
 
-FEW_PEOPLE = (
+LOOKS_UNKNOWN = (
     f"fewer than {MIN_PEOPLE} patients are trained on: too few to tell later whether an image looks like"
     " the training images"
 )
@@ -101,7 +101,7 @@ def _notes(data: Data) -> Iterator[str]:
         if is_ct_without_units(data.names[letter], known):
             yield f"{data.names[letter]}: {NO_UNITS}"
     if any(known.get("traits") and "looks" not in known for known in data.values.values()):
-        yield FEW_PEOPLE
+        yield LOOKS_UNKNOWN
     available = {record.subject for record in data.splits["train"] if record.for_training}
     people = sorted(available - {record.subject for record in data.training})
     if people and is_halved(data):

@@ -1,4 +1,4 @@
-"""Masks of lesions, filled and drawn; and regions that are masked out of an image, found from its
+"""Masks of lesions, which are filled and drawn; and regions that are masked out of an image, found from its
 corners.
 """
 
@@ -19,7 +19,7 @@ MAX_GAP = 2  # pixels on each side of a gap that is closed
 OUTLINE = (0, 255, 255)  # cyan: neither a gray nor a colour of the errors
 
 
-def filled(masks: np.ndarray) -> np.ndarray:
+def fill_enclosed(masks: np.ndarray) -> np.ndarray:
     """Masks, bool (..., H, W), with what they enclose in each plane, also through a gap of up to twice
     MAX_GAP pixels, as of a rim around necrosis.
     """

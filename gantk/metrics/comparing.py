@@ -149,8 +149,7 @@ def compare_systems(
             test = paired_test(gains if higher else -gains)
             if test:
                 unit = known.get(place) or known.get(place[-1], "")
-                named = {"place": place, "one": one, "other": other, "unit": unit}
-                tests.append(SystemTest(**named, **dict(test)))
+                tests.append(SystemTest(place=place, one=one, other=other, unit=unit, **dict(test)))
 
     correct_tests(tests)
     sentences = _sentences(tests)

@@ -200,19 +200,23 @@ def result_sentences(results: Results, *, unseen: bool = True) -> list[Said]:
     clauses = [*_verdicts_in_words(results, [row for row in first if row.key not in told])]
     for key in told:
         clauses += _beside_real_images(results, key)
-    by_score = defaultdict(list)
-    for row in worse:
-        if row.key not in told:
-            by_score[row.name].append(replace(row, name=""))  # which is said once
-    for name, own in by_score.items():
-        verdicts = _verdicts_in_words(results, own)
-        clauses += [Said(f"by {name}, {clause}", tone) for clause, tone in verdicts]
+    clauses += _verdicts_by_score(results, [row for row in worse if row.key not in told])
     if clauses:
         text, tone = clauses[0]
         clauses[0] = Said(f"{_tested_on(results, unseen)} {text}", tone)
     of_sets = Said(sets_sentence(results).removesuffix("."), "near")
     clauses = [of_sets, *clauses, *_without_verdicts(results), *_mean_errors(results)]
     return [Said(f"{text[0].upper()}{text[1:]}.", tone) for text, tone in clauses if text]
+
+
+def _verdicts_by_score(results: Results, rows: Sequence[Row]) -> Iterator[Said]:
+    """Yield `by SSIM in the lesion, T1 -> T2 is not better than ...` for each score of these rows."""
+    by_score = defaultdict(list)
+    for row in rows:
+        by_score[row.name].append(replace(row, name=""))  # which is said once
+    for name, own in by_score.items():
+        for clause, tone in _verdicts_in_words(results, own):
+            yield Said(f"by {name}, {clause}", tone)
 
 
 def result_sentence(results: Results, *, unseen: bool = True) -> str:

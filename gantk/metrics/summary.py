@@ -82,7 +82,7 @@ def summary_lines(results: Results, said: Collection[str] = ()) -> Iterator[str]
     for text, tone in result_sentences(results):
         yield with_label("warning" if tone == "bad" else "result", text)
 
-    shown = results.shown
+    shown = results.judged_by
     rows = returned_rows(shown)
     with_foreground = {row.metric + FOREGROUND for row in rows}
     # of the foreground those that the sentence names; the report has all

@@ -55,7 +55,7 @@ class Run(RunFolder):
         from gantk.report.summary import summarise, typical_images
 
         record = RunRecord(self.path)
-        rows = score_rows(record.results.shown)
+        rows = score_rows(record.results.judged_by)
         for row in rows:
             row.direction = record.label(row.key)
         columns = TABLE_COLUMNS | {"verdict": "verdict"}

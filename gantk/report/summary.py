@@ -33,7 +33,7 @@ def summarise(run: RunRecord) -> list[Said]:
     said = result_sentences(run.results, unseen=not run.leak)
     if run.results.metrics and not said:
         said = [Said("The scores have nothing to be compared with: no baseline was measured.", "")]
-    said.append(Said(pairs_sentence(run.results.shown), ""))
+    said.append(Said(pairs_sentence(run.results.judged_by), ""))
     return [Said(text.replace(" -> ", words.ARROW), tone) for text, tone in said if text]
 
 

@@ -365,8 +365,8 @@ class Results(Table):
     _lines: list[DataFrame] = PrivateAttr(default_factory=list)
 
     @property
-    def shown(self) -> Results:
-        """Those of whole files, where they were scored: a result is judged by them."""
+    def judged_by(self) -> Results:
+        """The scores that a result is judged by: of whole files, where they were scored."""
         return self.whole_files or self
 
     @property

@@ -43,7 +43,7 @@ from gantk.data.dataset import (
     masks_in_words,
     unused_masks,
 )
-from gantk.data.description import FEW_PEOPLE
+from gantk.data.description import LOOKS_UNKNOWN
 from gantk.data.look import MIN_PEOPLE, NO_UNITS
 from gantk.data.preparation import Record, RecordId, patients_of
 from gantk.data.sources.pairing import (
@@ -571,7 +571,7 @@ def _summary_of_use(found: Examination, usage: Study) -> dict[str, str]:
     fewest = min(trained.values(), default=MIN_TRAINING_IMAGES)
     few = f"a domain has only {count_noun(fewest, 'training image')}, rarely enough for a model to work on new patients"
     people = patients_of(usage.splits["train"])
-    few_people = FEW_PEOPLE if 0 < len(people) < MIN_PEOPLE else ""
+    few_people = LOOKS_UNKNOWN if 0 < len(people) < MIN_PEOPLE else ""
     few_images = few if fewest < MIN_TRAINING_IMAGES else ""
     lines = {
         "layout": layout,

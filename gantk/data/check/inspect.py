@@ -12,7 +12,7 @@ import numpy as np
 
 from gantk.data.check.kinds import kind_of, round_digits
 from gantk.data.look import Plane, background_level, look_of, planes_of
-from gantk.data.masks import filled
+from gantk.data.masks import fill_enclosed
 from gantk.data.preparation import Record
 from gantk.data.split.near_duplicates import Fingerprint, fingerprint_of
 from gantk.data.spread import spread
@@ -64,7 +64,7 @@ class Inspected:
             return 0.0, 0.0
         slices = np.concatenate(masks).reshape(-1, *masks[0].shape[-2:])
         shown = slices[spread(np.flatnonzero(slices.any((1, 2))), MAX_MASKS)]
-        return slices.mean(), filled(shown).sum() / max(1, shown.sum()) - 1
+        return slices.mean(), fill_enclosed(shown).sum() / max(1, shown.sum()) - 1
 
     @property
     def name(self) -> str:

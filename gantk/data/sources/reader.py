@@ -16,7 +16,7 @@ import numpy as np
 
 from gantk.catalog.catalog import Row
 from gantk.catalog.contrasts import contrast_names
-from gantk.data.masks import filled
+from gantk.data.masks import fill_enclosed
 from gantk.errors import UserError, count_noun
 from gantk.formats import files as io
 from gantk.formats.image import Image, Scan, in_channels
@@ -208,7 +208,7 @@ class Reader:
         image = io.read(file)
         marked = image.pixels > 0
         if self.fill_masks:
-            marked = filled(marked)
+            marked = fill_enclosed(marked)
         return replace(image, pixels=marked.astype(np.float32))
 
 
