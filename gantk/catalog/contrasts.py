@@ -69,6 +69,11 @@ CONTRASTS_OF_MODALITIES = {"CT": "ct", "PT": "pet"}  # those that DICOM's Modali
 USUAL = ("T1", "CT", "T2", "MR", "FLAIR", "T1CE", "PD", "PET")
 
 
+def in_usual_order(names: Collection[str]) -> list[str]:
+    """Names of contrasts, the most usual first, others by the alphabet."""
+    return [name for name in dict.fromkeys([*USUAL, *sorted(names)]) if name in names]
+
+
 def contrast_names(domain: str) -> tuple[str, ...]:
     """The contrasts in a domain's name, one channel each: `"T1+FLAIR"` is `("T1", "FLAIR")`."""
     return tuple(name.strip() for name in domain.split("+") if name.strip()) or (domain,)

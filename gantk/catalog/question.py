@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from gantk.catalog.catalog import Row
-from gantk.catalog.contrasts import ContrastWords
+from gantk.catalog.contrasts import ContrastWords, in_usual_order
 from gantk.catalog.layouts import Reading, Unclear, pairs_of, read
 from gantk.catalog.masks import mask_word
 from gantk.errors import UserError, count_noun, printable
@@ -117,7 +117,7 @@ def in_words(
     """
     contrasts = Counter(row.contrast or "images" for row in rows)
     labels = {row.label for row in rows} - {""}
-    parts = [", ".join(f"{name} {count}" for name, count in contrasts.most_common())]
+    parts = [", ".join(f"{name} {contrasts[name]}" for name in in_usual_order(contrasts))]
     parts += _people_in_words(rows)
     if len(contrasts) > 1:
         count = len(pairs_of(rows)) if pairs is None else pairs

@@ -1,6 +1,5 @@
 """The command line of this package."""
 
-import tomllib
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -27,7 +26,7 @@ from gantk.terminal import Command, device_option, layout_option, overwrite_opti
     "--hours",
     type=click.FloatRange(0.01, 10_000),
     default=2.0,
-    help="Hours that a run may take on this machine, as busy as now. Default: 2.",
+    help="Hours that a run may take on this machine, as busy as now; 0.2 are 12 minutes. Default: 2.",
 )
 @click.option(
     "--to",
@@ -81,9 +80,6 @@ def plan_command(scans, out, methods, overwrite, **options) -> None:
     for line in dict.fromkeys(chain.from_iterable(heads)):
         say(line.removeprefix("# "))
 
-    planned = tomllib.loads(texts[0])  # of several methods, all have one size and number of steps
-    size = " x ".join(map(str, planned["data"]["size"]))
-    say(f"train    {planned['train']['steps']:,} steps at {size} pixels")
     say(f"{verb:<9}{' and '.join(map(str, targets))}, with a reason on each line")
     _say_runs(targets, bool(methods), folds, options["hours"])
 

@@ -477,6 +477,8 @@ def _text(seen: Scans, lines: Lines, hours: float) -> str:
         facts["to"] = f"both directions; one alone takes less time: --to {first} or --to {last}"
     method, why = lines["method.name"]
     facts["method"] = f"{method}: {why}"
+    size = " x ".join(map(str, lines["data.size"][0]))
+    facts["train"] = f"{lines['train.steps'][0]:,} steps at {size} pixels"
     out = [f"# Made by `gantk plan` for a run of {duration(3600 * hours)}. It found:"]
     for key, text in facts.items():
         out += _comment(f"{key:7}  {text}")

@@ -24,7 +24,11 @@ def plan_paired(seen: Any, size: Sequence[int], *, hours: float, dims: int) -> P
     """Pix2Pix for registered pairs."""
     if not seen.suits_paired:
         return None
-    why = "" if seen.method else f"the pairs fit, so the method is paired. Measured: {seen.fit}"
+    why = (
+        ""
+        if seen.method
+        else f"the pairs fit, so the method is paired. Measured: {seen.fit.to_shifted}"
+    )
     direction = {"both": False} if seen.to else {}
     return "pix2pix_t1t2", why, direction | _for_size(size)
 

@@ -608,7 +608,7 @@ def test_a_plugin_reads_what_its_source_accepts(tmp_path, add_plugin):
     assert found["summary"]["files"] == "1 npz, 28 images, 64 x 64"
     assert (
         found["summary"]["pairs"]
-        == "14 registered; 14 measured: images fit their partner better than another image in 100% of comparisons"
+        == "14 registered; 14 measured: they fit better than images of other patients in 100% of comparisons"
         " (chance: 50%)"
     )
 

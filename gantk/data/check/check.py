@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gantk.catalog.catalog import Row
-from gantk.catalog.contrasts import USUAL, usual_contrast
+from gantk.catalog.contrasts import in_usual_order, usual_contrast
 from gantk.catalog.image_table import domains_in_table
 from gantk.catalog.question import LayoutQuestion, as_setting
 from gantk.catalog.scan import Asked, Patients, scan
@@ -74,8 +74,9 @@ MAX_LISTED = 3  # sizes, types and spacings
 MIN_TRAINING_IMAGES = 20  # of a domain; of fewer, a line says so
 FORMAT = 1  # version of the result; increased when the meaning of a key changes
 SEVERITIES = ("error", "warning", "note")
-UNSEEN = "at each patient ({}): gantk does not notice another sequence of the same contrast"
-NAME_UNKNOWN = f"all images may be of one patient, or one patient in training and test, and most scores get no interval. To mend this, {NAME_PATIENTS}"
+UNSEEN = "at each patient ({}): gantk does not notice another sequence of the same contrast, or a head that is cut off"
+FILL_IN_PATIENTS = "fill in the column patient of the table"
+UNKNOWN = "all images may be of one patient, or one patient in training and test, and most scores get no interval. To mend this, {}"
 
 
 def check(
@@ -156,6 +157,8 @@ def check(
     if pictures is not None and found.usage and found.fit:
         drawn = draw_pairs(masked or found.usage.records, found.fit, Path(pictures))
         result["summary"]["look"] = UNSEEN.format(f"in '{pictures}', {drawn}")
+    elif pictures is not None:
+        result["summary"]["look"] = f"'{pictures}' is not drawn, because no pairs are known"
     if table is not None:
         result["summary"]["table"] = write_table(
             Path(table), found.usage, found.rows, found.proposed_pairs
@@ -380,8 +383,7 @@ def _frequent_contrasts(path: Path, source: str, rows: Sequence[Row]) -> list[st
         if counts.keys() - {"MR", "CT", "PET", "CBCT"}:  # T1 says more than MR
             del counts["MR"]
     least = max(1, MIN_DOMAIN_SHARE * max(counts.values(), default=0))
-    names = dict.fromkeys([*USUAL, *sorted(counts)])
-    return [name for name in names if counts[name] >= least]
+    return [name for name in in_usual_order(counts) if counts[name] >= least]
 
 
 def _possible_domains(path: Path, source: str, rows: Sequence[Row]) -> list[tuple[str, ...]]:
@@ -468,7 +470,10 @@ def _about_split(study: Study, are_doubted: bool) -> Iterator[Problem]:
     """Yield what a split means for the scores, unless patients are doubted, and its leaks."""
     leak = study.leaks()  # reads what the consequences compare
     for line in () if are_doubted else study.consequences():
-        remedy = NAME_UNKNOWN if line.startswith(PATIENTS_UNKNOWN) else None
+        remedy = None
+        if line.startswith(PATIENTS_UNKNOWN):
+            has_table = study.table.source.name == "manifest"
+            remedy = UNKNOWN.format(FILL_IN_PATIENTS if has_table else NAME_PATIENTS)
         yield problem("scores", line, (), remedy)
     if leak:
         kind = "same-patient" if leak.where == "data.same_patient" else "leak"
@@ -610,9 +615,7 @@ def _pairs_in_words(found: Examination, usage: Study) -> str:
     if not found.fit:
         return f"{said}; none measured"
     said = f"{said}; {found.fit.measured} measured"
-    if found.fit.likeness is None:
-        return said
-    return f"{said}: images fit their partner better than another image in {found.fit.likeness:.0%} of comparisons (chance: 50%)"
+    return ": ".join(filter(None, (said, found.fit.to_others)))
 
 
 def _ct_pictures_in_words(items: Sequence[Inspected]) -> str:

@@ -101,15 +101,24 @@ class Fit(NamedTuple):
         """The patients whose pairs do not fit, with what `of_patients` says."""
         return {name: share for name, share in self.of_patients.items() if share}
 
-    def __str__(self) -> str:
-        partners = (
-            f". Images fit their partner better than another image in {self.likeness or 0:.0%} of"
-            " comparisons (chance: 50%)"
-        )
+    @property
+    def to_others(self) -> str:
+        """What `likeness` says, in words; "" where it is not known."""
+        others = "images of other patients" if self.patients > 1 else "neighbouring images"
+        if self.likeness is None:
+            return ""
+        return f"they fit better than {others} in {self.likeness:.0%} of comparisons (chance: 50%)"
+
+    @property
+    def to_shifted(self) -> str:
+        """What `gain` says, in words."""
         return (
             f"a shift by 2% of the width weakens the fit by a factor of {self.gain:.2f} (true pairs:"
-            f" {MIN_GAIN} or more){'' if self.likeness is None else partners}"
+            f" {MIN_GAIN} or more)"
         )
+
+    def __str__(self) -> str:
+        return ", and ".join(filter(None, (self.to_others, self.to_shifted)))
 
 
 def measure_pairs(records: Sequence[Record]) -> Fit | None:
@@ -391,8 +400,8 @@ def pairs_that_do_not_fit(fit: Fit | None, tested: Collection[str]) -> Iterator[
         ]
         what = (
             f"the pairs of {len(fit.misfits)} of {len(fit.of_patients)} measured patients may be"
-            f" misaligned or show different slices: {join_first(shown)}. Images should fit their partner"
-            f" better than neighbouring slices in at least {MIN_LIKENESS_OF_PATIENT:.0%} of comparisons"
+            f" misaligned or show different slices: {join_first(shown)}. True pairs fit better"
+            f" than neighbouring slices of the same patient in at least {MIN_LIKENESS_OF_PATIENT:.0%}"
         )
         left = f"{fit.patients - len(fit.misfits)} of {fit.patients} patients are left"
         remedy = f"look at them (gantk data check SCANS --pictures pairs.png). Then correct these patients, or leave them out ({left})"
