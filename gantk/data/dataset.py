@@ -132,7 +132,7 @@ class Study:
             if scans:
                 what = f"{count_noun(scans, 'volume')} ({count_noun(own, 'slice')}{which})"
             patients = patients_of(own)
-            whose = f" of {count_noun(patients, 'patient')}" if patients else ", patients unknown"
+            whose = f" of {count_noun(patients, 'patient')}" if patients else " of unknown patients"
             parts.append(f"{name}: {what}{whose}")
 
         return "; ".join(parts)

@@ -64,8 +64,7 @@ def _counts(data: Data) -> str:
     alone = "" if has_pairs else "; validation and test images without pairs"
     size = " x ".join(map(str, data.table.size))
     halved = " (one contrast of each patient)" if is_halved(data) else ""
-    images = f"{data.images_in_words(data.training)} for training{halved}"
-    return f"{data.table.source.name}: {images}, at {size}{alone}"
+    return f"{data.images_in_words(data.training)} for training{halved}, at {size} pixels{alone}"
 
 
 def few_patients(study: Study) -> str:

@@ -185,9 +185,9 @@ def _true_pairs(
 
     if alone and not of_patient:
         return (
-            f"{alone} of {images} training images are trained against one image of the other domain, which"
-            " fits almost as well without registration: both domains may show the same heads, and then"
-            ' this is paired training; method.pairs = "none" trains without these pairs'
+            f"both domains seem to show the same heads: {alone} of {images} training images are trained"
+            " against their likely partner alone. This is nearly paired training; --set method.pairs=none"
+            " trains without it"
         )
     if not of_patient:
         return ""
