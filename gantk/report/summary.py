@@ -121,23 +121,25 @@ def _typical_case(found: ShownPatients) -> Figure | None:
     """The pictures and the score of the stored image with the median score of all test images, or of a
     test image without a true one; None in runs that kept none.
     """
-    cases = [(case, case.stored.median_of or 0) for case in found.cases if case.stored]
+    cases = [(case, case.stored) for case in found.cases if case.stored]
     if found.metrics:
-        cases = [(case, count) for case, count in cases if count]
+        cases = [(case, stored) for case, stored in cases if stored.median_of]
     if not cases:
         return None
-    case, count = cases[0]
+    case, stored = cases[0]
     shown = rows_of([case])
     ((_, pictures),) = shown.cases
     caption = f"{case.label.capitalize()}, chosen without looking at the result."
     if found.metrics:
         metric, of_all = next(iter(found.metrics.items()))
         value = Score(value=case.scores[metric], unit=of_all.unit)
+        count = stored.median_of or 0
         which = "median" if count > 2 else "worst"
         caption = (
             f"The {which} of {count_noun(count, 'test image')}, of"
             f" {case.label}: its {short_metric_name(metric)} is {words.with_unit(value)} at the size of the network. {shown.scale}"
         )
+    caption += f" `samples/test/index.json` names its file (`{stored.stem}`)."
     return Figure(found.label, caption, [[(title, image_uri(each)) for title, each in pictures]])
 
 
