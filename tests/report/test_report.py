@@ -244,7 +244,6 @@ WORDS = [
     "Sets of images scored KID random",
     "Step time 25 ms (20 ms to 40 ms) First step after 6.4 s Peak memory 1.31 GiB",
     "Step 20 is the best of the saved steps: nearest to ideal",
-    "All 3 checkpoints Step Score 10 0.1 20 0.1 40 0.1",
     "train 2 2 2",
 ]
 
