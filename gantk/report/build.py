@@ -324,7 +324,7 @@ def _charts_of_posts(run: RunRecord) -> list[Chart | None]:
 def _marks(run: RunRecord) -> list[tuple[int, str, str]]:
     """Vertical marks for every chart: (step, kind, label)."""
     marks = [(step, "stage", f"stage {name}") for name, step in run.log.stages.items()][1:]
-    if run.best.step is not None:
+    if run.best.scores and run.best.step is not None:
         marks.append((run.best.step, "best", "best checkpoint"))
     marks += [(alarm.step, "alarm", alarm.alarm) for alarm in run.log.alarms]
     return marks
