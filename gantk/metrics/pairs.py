@@ -285,12 +285,17 @@ class LesionContrast(PairMetric):
         return [torch.where(is_hidden, torch.nan, factor)]
 
     @staticmethod
-    def result(score: Score, figures: str) -> str:
-        """What a model does to lesions, in words, where it loses contrast in all likelihood; else ""."""
+    def verdict(score: Score) -> str:
+        """`inverted` or `too faint`, where a model loses contrast in all likelihood; else ""."""
         highest = score.ends[1] if score.ends else score.value
         if highest is None or highest >= 1:
             return ""
-        if highest < 0:
+        return "inverted" if highest < 0 else "too faint"
+
+    @classmethod
+    def result(cls, score: Score, figures: str) -> str:
+        """What a model with a verdict does to lesions, in words."""
+        if cls.verdict(score) == "inverted":
             return f"inverts lesions: dark ones are bright, or the reverse ({figures} of their contrast, where 1 is all)"
         return f"shows lesions too faint: it keeps {figures} of their contrast, where 1 is all"
 

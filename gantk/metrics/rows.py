@@ -148,11 +148,20 @@ def _row(results: Results, key: str, metric: str, score: Score) -> Row:
         beside.in_percent.text(places) if beside else NO_VALUE,
         baseline_words(best, results.baseline_steps) if best else "",
         tone_of(verdict),
-        short_verdict(verdict),
+        _of_lesions(results, metric, score) or short_verdict(verdict),
         difference,
         difference_interval,
         "" if ceiling.value is None else ceiling.text(places),
     )
+
+
+def _of_lesions(results: Results, metric: str, score: Score) -> str:
+    """The verdict of a metric of lesions, which is compared with no baseline; "" of others."""
+    made = {case.made for case in results.cases.values()}
+    # of a model that makes several contrasts, each from others, a mean over all says little of one
+    if metric not in WITH_MASKS or len(made) > 1:
+        return ""
+    return WITH_MASKS[metric].load().verdict(score)
 
 
 def _difference(
@@ -232,20 +241,17 @@ def result_tone(results: Results) -> Tone:
 
 def _without_verdicts(results: Results) -> Iterator[Said]:
     """Yield what scores show that are compared with no baseline: the results of metrics in words."""
-    made = {case.made for case in results.cases.values()}
     for row in returned_rows(results):
         score = results.metrics[row.key][row.metric]
         if "result" in score.details:
             yield Said(f"{row.direction}: {score.details['result']}", "")
-        # of a model that makes several contrasts, each from others, a mean over all says little of one
-        if row.metric in WITH_MASKS and len(made) < 2:
+        if row.metric in WITH_MASKS and row.verdict:
             metric = WITH_MASKS[row.metric].load()
             said = metric.result(score, f"{row.value} {row.interval}".strip())
             sample = row.sample.partition(" (")[0]
             if (score.n or 0) < least_patients():
                 sample += ", too few to be sure"
-            if said:
-                yield Said(f"{row.direction} {said} ({sample})", "bad")
+            yield Said(f"{row.direction} {said} ({sample})", "bad")
 
 
 def _mean_errors(results: Results) -> Iterator[Said]:

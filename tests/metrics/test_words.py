@@ -5,6 +5,7 @@ import pytest
 from gantk.metrics.rows import (
     result_sentence,
     result_tone,
+    score_rows,
 )
 from gantk.metrics.summary import summary_lines
 from gantk.metrics.verdict import short_verdict, tone_of, verdict_words
@@ -322,6 +323,8 @@ def test_lesions_that_lose_their_contrast_are_named(end, is_said):
 
     said = "T1 -> T2 shows lesions too faint: it keeps 0.0600 [-0.2000, 0.3000] of their contrast"
     assert (said in result_sentence(found)) == is_said
+    (row,) = (row for row in score_rows(found) if row.metric == "lesion_contrast")
+    assert row.verdict == ("too faint" if is_said else "")
 
 
 def test_inverted_lesions_are_not_called_faint():
