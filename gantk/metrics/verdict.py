@@ -35,14 +35,18 @@ def tone_of(verdict: Verdict) -> Tone:
 
 
 def short_verdict(verdict: Verdict) -> str:
-    """A verdict in a table: `better`, `not better`, `may be chance`, or of few patients who disagree
-    `better in 1 of 2`.
+    """A verdict in a table: `better`, `not better`, `may be chance`, of few patients who disagree
+    `better in 1 of 2`, or why no test could tell: `too few patients`, `patients unknown`.
     """
     tone = tone_of(verdict)
+    if tone != "near":
+        return SHORT_WORDS[tone]
     test = verdict.test
-    if tone == "near" and test and test.wins is not None and test.wins < test.n:
+    if test and test.wins is not None and test.wins < test.n:
         return f"better in {test.wins} of {test.n}"
-    return SHORT_WORDS[tone]
+    if _tested_patients(verdict) == 0:
+        return "patients unknown"
+    return "too few patients" if _needed_patients(verdict) else SHORT_WORDS[tone]
 
 
 def verdict_words(verdict: Verdict, rival: str) -> str:
@@ -64,13 +68,23 @@ def verdict_words(verdict: Verdict, rival: str) -> str:
     words = f"ahead of {rival}{only}, but this can be chance"
     if patients == 0:
         return words  # which the result says first
-    # with so many patients this was the least p
-    agree = verdict.test is None or verdict.test.p <= 2.0 ** (1 - verdict.test.n)
-    needed = least_patients(comparisons if agree else 1)
-    if patients is not None and patients < needed:
+    needed = _needed_patients(verdict)
+    if needed:
         of = f" for {comparisons} comparisons" if needed > least_patients() else ""
         return f"{words}: at least {needed} patients are needed{of}, not {patients}"
     return f"{words} (p = {p:.2g})" if p <= 1 else words
+
+
+def _needed_patients(verdict: Verdict) -> int:
+    """How many patients a verdict needs that is based on too few for any gain to be significant; 0 for
+    others.
+    """
+    # with so many patients this was the least p
+    agree = verdict.test is None or verdict.test.p <= 2.0 ** (1 - verdict.test.n)
+    _, comparisons = deciding_p(verdict)
+    needed = least_patients(comparisons if agree else 1)
+    patients = _tested_patients(verdict)
+    return needed if patients is not None and patients < needed else 0
 
 
 def _tested_patients(verdict: Verdict) -> int | None:

@@ -339,7 +339,16 @@ def test_patients_who_disagree_are_counted_in_the_table():
         AHEAD | {"test": {"n": 2, "gain": 1.0, "p": 1.0, "wins": wins}} for wins in (1, 2, None)
     ]
     said = [short_verdict(Verdict.model_validate(each)) for each in verdicts]
-    assert said == ["better in 1 of 2", "may be chance", "may be chance"]
+    assert said == ["better in 1 of 2", "too few patients", "too few patients"]
+
+
+def test_the_table_says_where_no_test_could_tell():
+    cases = {
+        "may be chance": with_test(6, 0.06),
+        "too few patients": AHEAD | {"patients": 1},
+        "patients unknown": AHEAD | {"patients": 0},
+    }
+    assert [short_verdict(Verdict.model_validate(each)) for each in cases.values()] == [*cases]
 
 
 @pytest.mark.parametrize(("corrected", "is_said"), [(24.0, False), (23.0, True), (None, False)])
