@@ -37,7 +37,7 @@ from gantk.metrics.verdict import Tone
 from gantk.runs.results import NO_VALUE, Results
 from gantk.terminal import LABEL_WIDTH, LINE_WIDTH, TextTable, sentence_lines
 
-OF_FILES = "these are scores of whole files; the report also has those at the size of the network"
+OF_FILES = "these are scores of whole files; those at the size of the network are in scores.csv and in the report"
 # column of `gantk.metrics.rows` -> its heading
 BESIDE_BASELINES = {
     "direction": "direction",
