@@ -47,13 +47,15 @@ HEADS = {
 END = r"\end{tabular}"
 NOTE_ROW = r"\multicolumn{{{}}}{{p{{0.9\linewidth}}}}{{\footnotesize {}}} \\" + "\n"
 GAINS = "difference: positive is better; mean over n patients [95 % interval]; p is corrected for all comparisons, of the first score for the directions"
-BASELINES = "Baselines: {}. Each run has its own; where these differ, the name of one stands in parentheses."
+BASELINES = (
+    "Baselines: {}. Each run has its own; where these differ, its name stands in parentheses."
+)
 BRACKETS = "mean over patients, or of a whole set, [95 % interval], or (lowest to highest) of fewer than six"
 
 
 def summarise_systems(systems: Mapping[str, Results]) -> pd.DataFrame:
-    """The summary of systems by name and of their baselines: each once, with the scores in the first
-    system that has it. Its attribute `baselines` says in a sentence what their short names leave out.
+    """The summary of systems by name and of their baselines: each once, or that of each system where
+    they differ. Its attribute `baselines` says in a sentence what their short names leave out.
     """
     lines = [
         (direction_name(key, results.domains), system, rival, metric, score)
@@ -71,10 +73,12 @@ def summarise_systems(systems: Mapping[str, Results]) -> pd.DataFrame:
     of_models = table[table.rival == ""]
     rows = [of_models]
     for (_, _, rival), own in table.drop(of_models.index).groupby(ROW, sort=False):
-        first = own.system.iloc[0]
         differs = own.groupby("metric").text.nunique().max() > 1
-        name = baseline_words(rival) + (f" ({first})" if differs else "")
-        rows.append(own[own.system == first].assign(system=name))
+        name = baseline_words(rival)
+        if differs:
+            rows.append(own.assign(system=name + " (" + own.system + ")"))
+        else:
+            rows.append(own.drop_duplicates("metric").assign(system=name))
     summary = pd.concat(rows, ignore_index=True)[COLUMNS]
     names = {
         baseline_words(rival, results.baseline_steps): None

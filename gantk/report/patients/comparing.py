@@ -181,8 +181,9 @@ def write_report(
 
 
 def _say_result(system: System, say: Say) -> None:
-    """Say the result of a system in a sentence."""
-    say(with_label("warning" if system.is_behind else "result", system.sentence))
+    """Say the result of a system in sentences."""
+    for text, tone in system.sentences:
+        say(with_label("warning" if tone == "bad" else "result", text))
 
 
 def _records_of(runs: Sequence[str | Path]) -> dict[str, RunRecord]:

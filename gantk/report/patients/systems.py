@@ -11,7 +11,7 @@ import pandas as pd
 from gantk.metrics.comparing import add_tests
 from gantk.metrics.names import name_systems
 from gantk.metrics.pair_scores import add_scores
-from gantk.metrics.rows import result_sentence, result_tone, sets_sentence
+from gantk.metrics.rows import Said, result_sentences, sets_sentence
 from gantk.metrics.table import MODEL
 from gantk.report.run_record import RunRecord
 from gantk.runs.folder import FOLD, recipe_without
@@ -100,23 +100,24 @@ class System:
         return len(run.domains) > 1 and 0 < len(contrasts) == len(patients)
 
     @property
-    def is_behind(self) -> bool:
-        """Whether it is not better than a baseline in a score."""
-        return result_tone(self.results) == "bad"
-
-    @property
-    def sentence(self) -> str:
-        """The result in words; of several runs also how many they are."""
+    def sentences(self) -> list[Said]:
+        """The result in sentences with their tones; of several runs also how many they are."""
         if not self.results.metrics:
             why = self.runs[0].why_unscored
             if len(self.runs) > 1:
                 why = "no score that all of these runs have of each patient"
-            return f"{self.name}: {why}."
-        result = result_sentence(self.results, unseen=not any(run.leak for run in self.runs))
-        result = result.removeprefix(sets_sentence(self.results)).lstrip()  # which is said of all
+            return [Said(f"{self.name}: {why}.", "")]
+        unseen = not any(run.leak for run in self.runs)
+        said_of_all = sets_sentence(self.results)
+        said = [
+            each
+            for each in result_sentences(self.results, unseen=unseen)
+            if each.text != said_of_all
+        ]
+        (text, tone), *others = said or [Said("not compared with a baseline.", "")]
         of_runs = f" ({len(self.runs)} runs of one recipe)" if len(self.runs) > 1 else ""
         size = self.runs[0].environment.size
-        return f"{self.name}{of_runs}{size}: {result or 'not compared with a baseline.'}"
+        return [Said(f"{self.name}{of_runs}{size}: {text}", tone), *others]
 
 
 def systems_of(named: Mapping[str, RunRecord]) -> list[System]:
