@@ -82,6 +82,11 @@ ONE_SEED = (
     "The tests are over patients, not over trainings: a training with another seed gives other scores."
     " Train each recipe with several (`--set train.seed=1`); those of one recipe count as one here."
 )
+AT_NETWORK_SIZE = (
+    "Each run's own report judges whole files. This compares images at the size of the networks, because a"
+    " run keeps the scores of single patients at this size alone. To compare whole files:"
+    " `gantk eval RUN OTHER --data SCANS`."
+)
 HOW_TO_SAVE = "A run that translates saves some when it is scored: `gantk eval RUN`."
 SCALE_OF_MODELS = "Scores and pictures of whole files, not to be compared with scores of images at the network's size."
 RIGHT_IS_LEFT = " The patient's right is on the left."
@@ -136,8 +141,11 @@ def write_report(
         return write_one(runs[0])
 
     path = Path(expect_file(out or "comparison.html", "--out", overwrite=overwrite))
-    for system in systems:
-        system.results.whole_files = None  # runs are compared at the size of their networks
+    of_size = ""
+    for run in named.values():
+        if run.results.whole_files:
+            of_size = AT_NETWORK_SIZE
+            run.results.whole_files = None
     reason = _why_not_compared(systems)
     compared = Comparison([], []) if reason else _compare(systems)
     answers = [reason] if reason else [*compared.sentences, *of_sets]
@@ -145,7 +153,7 @@ def write_report(
     halved = {system.is_halved for system in systems}
     unequal = NO_COMPARISON if len(halved) > 1 else ""
     of_seeds = ONE_SEED if compared.tests and min(seeds) == 1 < len(seeds) else ""
-    cautions = [*filter(None, [unequal, of_seeds])]
+    cautions = [*filter(None, [unequal, of_size, of_seeds])]
     for answer in answers:
         say(with_label("warning" if reason else "result", answer.replace(ARROW, " -> ")))
     for system in systems:
