@@ -188,7 +188,7 @@ def _story(run: RunRecord, live: dict[str, float] | None) -> Mapping[str, object
         "typical": typical_images(run, patients),
         "patients": patients,
         "labels": label_patients(run),
-        "tests": verdict_tests(run.results),
+        "tests": verdict_tests(run.results.judged_by),
         "needed": needed_words(),
         "how_kept": how_kept(run),
         "tables": score_tables(run),

@@ -84,7 +84,7 @@ ONE_SEED = (
 )
 AT_NETWORK_SIZE = (
     "Each run's own report judges whole files. This compares images at the size of the networks, because a"
-    " run keeps the scores of single patients at this size alone. To compare whole files:"
+    " run keeps the scores of single patients at this size alone. To change this, run"
     " `gantk eval RUN OTHER --data SCANS`."
 )
 HOW_TO_SAVE = "A run that translates saves some when it is scored: `gantk eval RUN`."
@@ -135,8 +135,10 @@ def write_report(
             (record,) = named.values()
             patients = shown_patients(record)
             images = {found.label: found.cases for found in patients if found.cases}
-            of_runs = _about_runs(named, [*named], "")
+            of_runs = _about_runs(named, [*named], [])
             results = {"model": record.results}
+            if whole := record.results.whole_files:
+                results = {"model, whole files": whole, "model, network's size": record.results}
             _write_figures(figures, [*named], results, images, of_runs, rows, overwrite, say)
         return write_one(runs[0])
 
@@ -166,7 +168,7 @@ def write_report(
     summary = summarise_systems(results)
     common = _common_images(systems)
     if figures is not None:
-        of_runs = _about_runs(named, [*results], reason or unequal, compared.tests)
+        of_runs = _about_runs(named, [*results], [reason or unequal, of_size], compared.tests)
         _write_figures(figures, [*results], results, common, of_runs, rows, overwrite, say)
     page = render(
         "compare.html.j2",
@@ -226,19 +228,21 @@ class AboutFigures:
 def _about_runs(
     runs: Mapping[str, RunRecord],
     names: Sequence[str],
-    reason: str,
+    cautions: Sequence[str],
     tests: Sequence[SystemTest] = (),
 ) -> AboutFigures:
-    """`reason`: why the scores of these systems cannot be compared, or do not compare methods."""
-    said = filter(None, [reason, *(line for run in runs.values() for line in run.consequences)])
+    """`cautions`: why the scores of these systems cannot be compared, or do not compare methods; and
+    at which size they compare images.
+    """
+    said = filter(None, [*cautions, *(line for run in runs.values() for line in run.consequences)])
     # without what a user, and no reader of the paper, can change
-    cautions = [f"{line.partition('. To change this')[0].rstrip('.')}." for line in said]
+    shown = [f"{line.partition('. To change this')[0].rstrip('.')}." for line in said]
     oriented = all(map(shows_left_and_right, runs.values()))
     return AboutFigures(
         label_patients(*runs.values()),
         f"the first of each patient that {join_words(names)} saved, in the order of {names[0]}, then"
         f" further ones. {how_kept(*runs.values())}{RIGHT_IS_LEFT if oriented else ''}",
-        " ".join(dict.fromkeys(cautions)).strip(),
+        " ".join(dict.fromkeys(shown)).strip(),
         {name: draw_losses(run) for name, run in runs.items() if run.log.losses},
         tests,
     )

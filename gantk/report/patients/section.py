@@ -26,7 +26,7 @@ from gantk.runs.results import Score, ScoresByMetric, StoredImage
 from gantk.runs.schemas import is_inside
 
 HOW_KEPT = (
-    "A run saves the worst image of its worst patients. Then it saves a middle image of other patients,"
+    "A run saves images at the size of its network: first the worst image of its worst patients. Then it saves a middle image of other patients,"
     " who are chosen without looking at scores. Of three images or more it also saves the median."
 )
 NO_ERRORS = (
