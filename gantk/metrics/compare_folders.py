@@ -47,8 +47,8 @@ NO_PATIENTS = (
 )
 NO_BASELINE = (
     "no baseline: score the unchanged inputs too, by the same command with --pred INPUTS. Do not"
-    " compare these scores with those of a model's card, or of another model's files, where the scale"
-    " may decide: gantk eval RUN MODEL --data SCANS compares models on one scale"
+    " compare these scores with a model's card or another model's files, whose scale may differ:"
+    " gantk eval RUN MODEL --data SCANS compares models on one scale"
 )
 OF_TRAINING = (
     "{} of images that the model was trained on, as the JSON files beside them say, so scores are too good:"

@@ -220,7 +220,7 @@ def _sentence(tests: Sequence[SystemTest]) -> str:
     for test in first:
         if test.one != leader:
             continue
-        clause = verdict_words(test.verdict, test.other)
+        rival = test.other
         if not is_many:
             by = f"{short_metric_name(test.score)} better by {test.text}"
             lesion = (*test.place[:-1], test.score + LESION)
@@ -229,7 +229,9 @@ def _sentence(tests: Sequence[SystemTest]) -> str:
                 for each in both_ways
                 if each.place == lesion and (each.one, each.other) == (leader, test.other)
             )
-            clause += f" ({by}, {count_noun(test.n, 'patient')} in common)"
+            rival += f" ({by}, {count_noun(test.n, 'patient')} in common)"
+        clause = verdict_words(test.verdict, rival)
+        if not is_many:
             behind = [
                 f"{short_metric_name(each.score)} ({each.text})"
                 for each in both_ways

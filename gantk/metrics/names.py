@@ -39,7 +39,7 @@ BASELINES = {
     ),
     "intensity_map": (
         "a simple intensity map",
-        "Each gray value of the input is replaced by the mean target value for it in other registered pairs.",
+        "Each gray value of the input becomes its mean target value in other registered pairs.",
     ),
     "real_split": (
         "other real images",
@@ -62,9 +62,9 @@ WITH_MASKS = {
         words={
             "lesion_contrast": (
                 "Lesion contrast",
-                "The lesion minus its surroundings, in the output divided by in the real image: 1 is kept, 0 is"
-                " lost, below 0 is inverted. Holes of the mask are no surroundings. A lesion that hardly differs"
-                " from them in the real image is not counted, as with masks without the core of a tumour.",
+                "How much the lesion stands out from the tissue around it: output divided by real image. 1 is"
+                " kept, 0 is lost, below 0 is inverted. Holes of the mask are not around it. A lesion that hardly"
+                " stands out in the real image, as where the mask lacks a tumour's core, is not counted.",
             )
         },
     )

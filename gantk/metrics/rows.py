@@ -485,13 +485,13 @@ def _tested_on(results: Results, unseen: bool) -> str:
     if not patients_are_known(results):
         is_one_count = len(directions) > 1 and " and " not in images
         each = " in each direction" if is_one_count else ""
-        return f"On {images}{each}, whose patients are not known,"
+        return f"On {images} of unknown patients{each},"
     patients = [[each.n for each in scores] for scores in directions]
     if unseen:
         return f"On {_counts(patients, 'unseen patient')},"
     whose = _counts(patients, "patient")
     if split.by == "known files":
-        return f"On {whose} not known from its training,"
+        return f"On {whose} new to it, as far as known,"
     warning = " (see the warning)" if split.consequences else ""
     return f"On {images} of {whose}{warning},"
 

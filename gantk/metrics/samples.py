@@ -128,5 +128,5 @@ def alarm_of_contrast(images: Tensor, truths: Tensor) -> str:
     """A warning if images (N, C, *size) have the contrast of their truths inverted in tissue; else ""."""
     tissue = truths > truths.min() + 0.1 * (truths.max() - truths.min())
     correlation = float(torch.corrcoef(torch.stack([images[tissue], truths[tissue]]))[0, 1])
-    what = f"the contrast is inverted: bright and dark are swapped ({correlation:.2f})"
+    what = f"bright and dark are swapped (correlation with the truth {correlation:.2f})"
     return what if correlation < MIN_CORRELATION else ""

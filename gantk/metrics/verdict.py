@@ -51,7 +51,7 @@ def short_verdict(verdict: Verdict) -> str:
 
 def verdict_words(verdict: Verdict, rival: str) -> str:
     """A verdict in words: `better than pixel noise`, `not better than pixel noise`, `ahead of pixel noise,
-    but this can be chance: at least 6 patients are needed, not 5`.
+    but this can be chance: 5 patients are too few, 6 are needed`.
     """
     tone = tone_of(verdict)
     if not tone:
@@ -71,7 +71,8 @@ def verdict_words(verdict: Verdict, rival: str) -> str:
     needed = _needed_patients(verdict)
     if needed:
         of = f" for {comparisons} comparisons" if needed > least_patients() else ""
-        return f"{words}: at least {needed} patients are needed{of}, not {patients}"
+        few = "1 patient is" if patients == 1 else f"{patients} patients are"
+        return f"{words}: {few} too few, {needed} are needed{of}"
     return f"{words} (p = {p:.2g})" if p <= 1 else words
 
 

@@ -137,12 +137,14 @@ SENTENCES = {
     "one patient": ([[3]], "Which of them is better cannot be said: with fewer than two", False),
     "two": (
         [[3, 4]],
-        "y is ahead of x, but this can be chance: at least 6 patients are needed, not 2 (PSNR better by 3.50",
+        "y is ahead of x (PSNR better by 3.50 dB, 2 patients in common), but this can be chance: 2 patients are too"
+        " few, 6 are needed.",
         False,
     ),
     "five": (
         [[3] * 5],
-        "y is ahead of x, but this can be chance: at least 6 patients are needed, not 5 (PSNR better by 3",
+        "y is ahead of x (PSNR better by 3.00 dB, 5 patients in common), but this can be chance: 5 patients are too"
+        " few, 6 are needed.",
         False,
     ),
     "six": (
@@ -155,7 +157,11 @@ SENTENCES = {
         "x is better than y (PSNR better by 3.00 dB [3.00, 3.00], 6 patients in common).",
         True,
     ),
-    "chance": ([[3, -2] * 4], f"y is ahead of x, {UNSURE}", True),
+    "chance": (
+        [[3, -2] * 4],
+        f"y is ahead of x (PSNR better by 0.50 dB [-1.38, 2.38], 8 patients in common), {UNSURE}",
+        True,
+    ),
     "equal": (
         [[0] * 6],
         "x is not better than y (PSNR better by 0.00 dB [0.00, 0.00], 6 patients in common).",
@@ -169,8 +175,8 @@ SENTENCES = {
     ),
     "near": (
         [[5] * 8, [3, 6, 4.5] * 2 + [5, 5]],
-        "y is better than x (PSNR better by 5.00 dB [5.00, 5.00], 8 patients in common); ahead of z "
-        "in only 4 of 8 patients, but this can be chance (p = ",
+        "y is better than x (PSNR better by 5.00 dB [5.00, 5.00], 8 patients in common); ahead of z (PSNR"
+        " better by 0.38 dB [-0.50, 1.25], 8 patients in common) in only 4 of 8 patients, but this can be chance (p = ",
         True,
     ),
     "four": (

@@ -49,17 +49,17 @@ def result(verdicts: dict, **more) -> Results:
         (
             with_test(5, 0.01),
             "near",
-            "ahead of a rule, but this can be chance: at least 6 patients are needed, not 5",
+            "ahead of a rule, but this can be chance: 5 patients are too few, 6 are needed",
         ),
         (
             with_test(2, 0.5),
             "near",
-            "ahead of a rule, but this can be chance: at least 6 patients are needed, not 2",
+            "ahead of a rule, but this can be chance: 2 patients are too few, 6 are needed",
         ),
         (
             AHEAD | {"patients": 5},
             "near",
-            "ahead of a rule, but this can be chance: at least 6 patients are needed, not 5",
+            "ahead of a rule, but this can be chance: 5 patients are too few, 6 are needed",
         ),
         (
             AHEAD | {"patients": 0},
@@ -79,7 +79,7 @@ def result(verdicts: dict, **more) -> Results:
         (
             AHEAD | {"probability": None, "patients": 1},
             "near",
-            "ahead of a rule, but this can be chance: at least 6 patients are needed, not 1",
+            "ahead of a rule, but this can be chance: 1 patient is too few, 6 are needed",
         ),
         ({}, "", "not compared"),
     ],
@@ -100,7 +100,7 @@ def decided(n: int, **test) -> Verdict:
         (decided(6), "better than a rule"),
         (
             decided(6, holm=0.06, of=2),
-            "ahead of a rule, but this can be chance: at least 7 patients are needed for 2 comparisons, not 6",
+            "ahead of a rule, but this can be chance: 6 patients are too few, 7 are needed for 2 comparisons",
         ),
         (decided(8, holm=0.06, of=2), f"{BY_CHANCE} (p = 0.06)"),
         (decided(8, holm=0.3, of=10, primary_p=0.094, primary_of=2), f"{BY_CHANCE} (p = 0.094)"),
@@ -140,13 +140,13 @@ MANY = {
     ),
     "few patients": (
         [FEW] * 4,
-        "ahead of the best baseline in 4 directions, but this can be chance: at least 6 patients"
-        " are needed, not 5.",
+        "ahead of the best baseline in 4 directions, but this can be chance: 5 patients are"
+        " too few, 6 are needed.",
     ),
     "some lost": (
         [WON, LOST, FEW, LOST],
         "not better than the best baseline in 2 directions; ahead of it in 1 direction, but this can be"
-        " chance: at least 6 patients are needed, not 5; better than it in 1 direction.",
+        " chance: 5 patients are too few, 6 are needed; better than it in 1 direction.",
     ),
     "none compared": ([{}] * 4, ""),
 }
@@ -173,7 +173,7 @@ def test_many_directions_are_counted_by_their_verdict(case):
         ({"by": "patient"}, "On 1 unseen patient,"),
         (
             {"by": "image", "unknown_patients": True, "consequences": ["not known"]},
-            "On 64 test images, whose patients are not known,",
+            "On 64 test images of unknown patients,",
         ),
     ],
 )
@@ -188,7 +188,7 @@ def test_directions_of_other_images_state_their_own_counts():
     tested = result({"a_to_b": WON, "b_to_a": LOST}, split=split)
     tested.metrics["a_to_b"]["psnr"].images = 20
     said = result_sentence(tested)
-    assert said.startswith("On 20 and 64 test images, whose patients are not known,")
+    assert said.startswith("On 20 and 64 test images of unknown patients,")
 
 
 def test_images_from_noise_are_no_patients():
@@ -222,7 +222,7 @@ def test_sets_of_images_do_not_say_what_is_right(verdict, tone):
 
 
 FEWER = "T1 -> T2 is ahead of histogram matching ("
-OF_FEW = ", but this can be chance: at least 6 patients are needed, not 5."
+OF_FEW = ", but this can be chance: 5 patients are too few, 6 are needed."
 
 
 @pytest.mark.parametrize(

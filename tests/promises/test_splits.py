@@ -302,7 +302,7 @@ def test_slices_without_patient_have_no_number_of_patients(tmp_path):
     assert said in outcome.out
     (warned,) = (x for x in check(tmp_path / "data")["problems"] if x["kind"] == "scores")
     assert "data.source.patient" in warned["remedy"]
-    said = "On 6 test images in each direction, whose patients are not known"
+    said = "On 6 test images of unknown patients in each direction"
     assert said in " ".join(outcome.out.split())
     assert "one patient" not in outcome.out
     results = read_json(tmp_path / "run" / "metrics.json")

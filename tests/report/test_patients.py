@@ -519,7 +519,7 @@ def folds(tiny_run, tmp_path):
             [
                 "4 patients in common",
                 "b (2 runs of one recipe)",
-                "but this can be chance: at least 6 patients are needed, not 4",
+                "but this can be chance: 4 patients are too few, 6 are needed",
                 "PSNR 11.50 dB better",
             ],
         ),
@@ -573,8 +573,8 @@ def test_folds_of_one_recipe_count_as_one(gantk, folds, tmp_path, runs, change, 
     ("runs", "said"),
     [
         (OF_A + OF_B, ["(6 runs of one recipe)", "PSNR 13.50 dB better"]),
-        (("a-0", "b-0"), ["(2 runs of one recipe)", "needed, not 2"]),
-        (("a-0", "a-1", "b-0"), ["(3 runs of one recipe)", "needed, not 4"]),
+        (("a-0", "b-0"), ["(2 runs of one recipe)", "2 patients are too few"]),
+        (("a-0", "a-1", "b-0"), ["(3 runs of one recipe)", "4 patients are too few"]),
     ],
 )
 def test_seeds_of_one_recipe_count_as_one(gantk, folds, tmp_path, runs, said):

@@ -300,7 +300,7 @@ def test_every_saved_step_of_every_direction_can_be_scrubbed_to(whole, tmp_path)
             "near",
             [
                 "ahead of the unchanged input (PSNR ",
-                "), but this can be chance: at least 6 patients are needed, not 2",
+                "), but this can be chance: 2 patients are too few, 6 are needed",
             ],
         ),
         (
@@ -524,7 +524,7 @@ def test_two_patients_are_ahead_wherever_they_are_shown(tmp_path):
 
     for where, text in shown.items():
         assert "ahead" in text, where
-        assert "this can be chance: at least 6 patients are needed, not 2" in text, where
+        assert "this can be chance: 2 patients are too few, 6 are needed" in text, where
         assert "better than the unchanged" not in text, where
     assert "headline near" in Page(run / "report.html").having("class")
     assert not any(
