@@ -52,15 +52,19 @@ class ScoreTable(NamedTuple):
 
 
 def score_tables(run: RunRecord) -> list[ScoreTable]:
-    """For each direction its main scores beside the best baseline: those of whole files first, and those
-    after the post-steps first, of which the result speaks.
+    """For each direction its main scores beside the best baseline, those after the post-steps first, of
+    which the result speaks: those of whole files, then those that whole files have not.
     """
     whole = run.results.whole_files
     if whole is None:
         return [*_tables_of(run, run.results, "")]
     size = " x ".join(map(str, run.recipe.data.size))
-    of_network = _tables_of(run, run.results, f", at {size} pixels, the size of the networks")
-    return [*_tables_of(run, whole, ", whole files"), *of_network]
+    tables = [*_tables_of(run, whole, ", whole files")]
+    for table in _tables_of(run, run.results, f", at {size} pixels, the size of the networks"):
+        rows = [row for row in table.rows if row.metric not in whole.metrics.get(row.key, ())]
+        if rows:
+            tables.append(table._replace(rows=rows))
+    return tables
 
 
 def _tables_of(run: RunRecord, results: Results, where: str) -> Iterator[ScoreTable]:
