@@ -202,7 +202,7 @@ def result_sentences(results: Results, *, unseen: bool = True) -> list[Said]:
         return [Said(NO_SCORES, "")]
     if results.whole_files and (said := result_sentences(results.whole_files, unseen=unseen)):
         (text, tone), *others = said
-        return [Said(f"In whole files, {text[:1].lower()}{text[1:]}", tone), *others]
+        return [Said(text.replace("On", "On whole files of", 1), tone), *others]
     first, worse = _judged_rows(results)
     beside_real = [row for row in first if row.key in FROM_NOISE and row.ceiling]
     told = [row.key for row in beside_real]

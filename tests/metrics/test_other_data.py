@@ -132,7 +132,7 @@ def test_a_run_says_what_whole_files_reach(size, is_said, run, tmp_path):
             for metric, score in results.whole_files.metrics[title].items():
                 assert scores[metric].value == pytest.approx(score.value)
         assert result_sentence(results) == result_sentence(whole).replace(
-            "On", "In whole files, on", 1
+            "On", "On whole files of", 1
         )
         assert "of whole files" in " ".join(said)
 
