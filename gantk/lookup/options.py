@@ -44,11 +44,11 @@ def _default_text(hint: Any, default: Any) -> str:
 
 def _comments(target: Callable[..., Any]) -> dict[str, str]:
     """Option -> the comment on its line of the signature or dataclass, or on the lines above it."""
-    sources = [target]
+    sources: list[Any] = [target]
     if is_dataclass(target):
         sources = [*inspect.getmro(target)[:-1]]
     elif inspect.isclass(target) and not is_table(target):
-        sources = [target.__init__]
+        sources = [vars(each).get("__init__") for each in inspect.getmro(target)]
 
     comments: dict[str, str] = {}
     for source in sources:

@@ -429,7 +429,7 @@ def options_model(target: Callable[..., Any]) -> type[BaseModel]:
     """The keyword-only parameters of a callable as a pydantic model.
 
     A parameter whose default is a dataclass is replaced by its fields, so that parts can share a
-    group of options.
+    group of options; `**options` of a class by the options of its base class.
     """
     described: dict[str, Any] = {
         name: (hint, default) for name, hint, default in options_of(target)
@@ -450,7 +450,8 @@ def options_of(target: Callable[..., Any]) -> Iterator[tuple[str, Any, Any]]:
     annotated = target.__init__ if inspect.isclass(target) and not annotates_fields else target
     hints = get_type_hints(annotated, include_extras=True)
     groups = groups_of(target)
-    for name, parameter in inspect.signature(target).parameters.items():
+    parameters = inspect.signature(target).parameters
+    for name, parameter in parameters.items():
         default = parameter.default
         if name in groups:
             inner = get_type_hints(groups[name], include_extras=True)
@@ -459,14 +460,25 @@ def options_of(target: Callable[..., Any]) -> Iterator[tuple[str, Any, Any]]:
         elif parameter.kind is parameter.KEYWORD_ONLY:
             required = default is parameter.empty
             yield name, hints.get(name, Any), ... if required else default
+        elif passes_on(target, parameter):
+            yield from (each for each in options_of(target.__mro__[1]) if each[0] not in parameters)
+
+
+def passes_on(target: Callable[..., Any], parameter: inspect.Parameter) -> TypeGuard[type]:
+    """Whether a parameter such as `**options` of a class stands for the options of its base."""
+    return parameter.kind is parameter.VAR_KEYWORD and inspect.isclass(target)
 
 
 @functools.cache
 def groups_of(target: Callable[..., Any]) -> dict[str, type]:
     """The keyword-only parameters whose default is a dataclass, with that dataclass."""
-    parameters = inspect.signature(target).parameters.items()
-    defaults = {name: type(p.default) for name, p in parameters if p.kind is p.KEYWORD_ONLY}
-    return {name: kind for name, kind in defaults.items() if is_dataclass(kind)}
+    groups: dict[str, type] = {}
+    for name, parameter in inspect.signature(target).parameters.items():
+        if passes_on(target, parameter):
+            groups |= groups_of(target.__mro__[1])
+        elif parameter.kind is parameter.KEYWORD_ONLY and is_dataclass(type(parameter.default)):
+            groups[name] = type(parameter.default)
+    return groups
 
 
 def is_table(hint: Any) -> TypeGuard[type[Table]]:

@@ -132,10 +132,16 @@ class CycleGAN(Method):
                 "pairs_a": self.pairs(fake_a, batch["near_b"]),
             }
 
-        is_small = tuple(real_a.shape[2:]) != tuple(self.geometry.size)
+        losses |= self.fake_losses(fake_b, real_a, "_b")
+        return losses | self.fake_losses(fake_a, real_b, "_a")
+
+    def fake_losses(self, fake: Tensor, source: Tensor, end: str) -> Losses:
+        """The structure losses of fakes and the images that they are made of, (N, C, *size); `end` is
+        that of their names. A variant of the method may add its own.
+        """
+        is_small = tuple(source.shape[2:]) != tuple(self.geometry.size)
         structure = self.in_warmup if is_small else self.further
-        losses |= structure.losses(fake_b, real_a, self.geometry.range, "_b")
-        return losses | structure.losses(fake_a, real_b, self.geometry.range, "_a")
+        return structure.losses(fake, source, self.geometry.range, end)
 
     def discriminator_losses(self, batch: Batch) -> Losses:
         """The losses of both discriminators on real images and on fakes from the image pool."""

@@ -20,6 +20,7 @@ from gantk.catalog.layouts import pairs_of, read
 from gantk.cli import Commands
 from gantk.data.sources.source import source_for
 from gantk.errors import UserError
+from gantk.lookup.options import options_help
 from gantk.machine.runtime import start
 from gantk.plugin import hookspecs
 from gantk.plugin.loader import attach_commands, load, plugin_note
@@ -53,6 +54,50 @@ def test_a_checkout_that_nobody_installed_finds_its_own_plugins(tmp_path):
     assert ["translation", "gantk", "source"] in starts
     assert ["bench", "gantk", "source"] in starts
     assert "did not load" not in said
+
+
+# ---- variants of a part --------------------------------------------------------------------------
+
+VARIANT = """
+import gantk
+from gantk import registry
+
+CycleGAN = registry().get("method", "cyclegan").load()
+
+class Sharp(CycleGAN):
+    def __init__(
+        self,
+        geometry,
+        *,
+        sharpness: float = 5.0,  # weight of the edges
+        identity: float = 0.5,  # smaller than in the paper
+        **options,
+    ):
+        super().__init__(geometry, identity=identity, **options)
+        self.sharpness = sharpness
+
+@gantk.hookimpl
+def gantk_register(add): add.method("sharp", "variant:Sharp")
+"""
+
+
+def test_a_variant_of_a_method_takes_its_options_too(add_plugin):
+    add_plugin("my-package", "variant", VARIANT)
+    cyclegan = bind("method", "cyclegan").options
+    ours = {"sharpness": 5.0, "identity": 0.5}
+    assert bind("method", "sharp").options == cyclegan | ours
+    asked = {"name": "sharp", "cycle": 3, "defense": 0.1, "generator": {"name": "unet", "depth": 2}}
+    part = bind("method", asked)
+    method = part(gantk.Geometry(2, (16, 16), {"a": 1, "b": 1}))
+    assert (method.cycle_weight, method.identity_weight, method.sharpness) == (3.0, 0.5, 5.0)
+    assert method.further.defense == 0.1
+    comments = {name: comment for name, _, _, comment in options_help(part.target)}
+    assert comments["sharpness"] == "weight of the edges"
+    assert comments["identity"] == "smaller than in the paper"
+    assert comments["generator"] == "both generators"
+    assert "defense" in comments
+    with pytest.raises(UserError, match="'sharp' has no option 'sharpnes'.*Did you mean"):
+        bind("method", {"name": "sharp", "sharpnes": 1.0})
 
 
 # ---- collisions and broken plugins ---------------------------------------------------------------
