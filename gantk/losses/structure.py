@@ -18,12 +18,14 @@ from torch import Tensor
 
 from gantk.errors import UserError
 from gantk.losses.reconstruction import difference, expect_named_once
-from gantk.plugin.spec import Positive, SourceLoss, Weight, Window
+from gantk.plugin.spec import Positive, SourceLoss, Weight
 
 Contrast = Literal["any", "inverted", "same"]
 AIR_SHARE = (
     0.05  # share of the data range above black: windows with nothing brighter hold no tissue
 )
+WINDOW_PIXELS = 5  # side of the windows in which images are compared
+NOISE_SHARE = 0.028  # share of the data range: deviations below it count as noise
 NO_SIGNAL_SHARE = 0.01  # share of the data range: below it there is no signal at all
 
 
@@ -80,10 +82,8 @@ def local_ncc_and_flat_region(
     output: Tensor,
     source: Tensor,
     *,
-    window: Window = 5,
     threshold: Positive = 0.01,
     data_range: Positive = 2.0,
-    floor: Positive = 0.028,
     contrast: Contrast = "any",
     black: float = -1.0,
 ) -> tuple[Tensor, Tensor]:
@@ -91,7 +91,7 @@ def local_ncc_and_flat_region(
 
     Local NCC is 1 - (local normalised cross-correlation)^2, over windows in which the source varies; 0
     is best, 1 is unrelated. Every local map a * x + b, also with a negative `a`, costs 0 if both images
-    vary by more than `floor`; an edge that the source does not have, or has elsewhere, costs up to 1.
+    vary by more than NOISE_SHARE; an edge that the source does not have, or has elsewhere, costs up to 1.
     With `contrast` "inverted" or "same", which is known from physics, windows of tissue cost
     1 + correlation or 1 - correlation instead; those that touch air are then left out, because every
     tissue is brighter than air.
@@ -102,10 +102,8 @@ def local_ncc_and_flat_region(
     Args:
         output: images with a gradient.
         source: their inputs.
-        window: side of a window in pixels.
         threshold: deviation of the source, as a share of `data_range`, that counts half as structure.
         data_range: width of the intensity range: 2 for [-1, 1].
-        floor: deviations below this share of `data_range` count as noise.
         contrast: how tissue contrast changes.
         black: intensity of air.
 
@@ -113,18 +111,17 @@ def local_ncc_and_flat_region(
     Computed in float32 under any autocast; the source gets no gradient. A batch's loss is the mean
     of its images' losses.
     """
-    source_variance, output_variance, covariance = local_moments(output, source, window)
+    source_variance, output_variance, covariance = local_moments(output, source)
     structured = source_variance / (source_variance + (threshold * data_range) ** 2)
-    product = source_variance * output_variance + (floor * data_range) ** 4
+    product = source_variance * output_variance + (NOISE_SHARE * data_range) ** 4
     if contrast == "any":
         unlike = 1 - covariance.square() / product
     else:
         sign = 1 if contrast == "inverted" else -1
         air = (
-            box_mean(
-                (source[None] < black + AIR_SHARE * data_range).float().amax(2, keepdim=True),
-                window,
-            )[0]
+            box_mean((source[None] < black + AIR_SHARE * data_range).float().amax(2, keepdim=True))[
+                0
+            ]
             > 0
         )
         unlike = 1 + sign * covariance / product.sqrt()
@@ -136,16 +133,14 @@ def local_ncc_and_flat_region(
     return weighted_mean(unlike, structured), weighted_mean(deviation, 1 - structured)
 
 
-def air_left_empty(
-    output: Tensor, source: Tensor, *, window: int = 5, data_range: float = 2.0, black: float = -1.0
-):
+def air_left_empty(output: Tensor, source: Tensor, *, data_range: float = 2.0, black: float = -1.0):
     """Mean distance of the output from black where the source shows air; 0 is best.
 
     Air: pixels that are black in every channel (skull-stripped surroundings), and windows that are
     all nearly black (noise). Images are (N, C, *size), of one size.
     """
     brightest = source.detach().float().amax(1, keepdim=True) - black
-    tissue = dilate((brightest >= AIR_SHARE * data_range).float(), window // 2)
+    tissue = dilate((brightest >= AIR_SHARE * data_range).float(), WINDOW_PIXELS // 2)
     air = ((tissue == 0) | (brightest < NO_SIGNAL_SHARE * data_range)).float()
     return weighted_mean((output.float() - black).abs().mean(1, keepdim=True), air)
 
@@ -166,30 +161,29 @@ def comparable(output: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
     return output, source
 
 
-def local_moments(output: Tensor, source: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Source variance, output variance and covariance of every window of `window` pixels a side
+def local_moments(output: Tensor, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Source variance, output variance and covariance of every window of WINDOW_PIXELS a side
     inside the image.
 
     Each is (N, C, *windows), float32; the output's have its gradient.
     """
-    if min(output.shape[2:]) < window:
+    if min(output.shape[2:]) < WINDOW_PIXELS:
         raise UserError(
-            f"a window of {window} pixels does not fit into images of {tuple(output.shape[2:])}",
-            where="window",
-            allowed=f"2 to {min(output.shape[2:])}",
+            f"a window of {WINDOW_PIXELS} pixels does not fit into images of"
+            f" {tuple(output.shape[2:])}",
+            where="data.size",
+            remedy="use larger images",
         )
 
     output, source = comparable(output, source)
-    mean_s, mean_ss = box_mean(torch.stack([source, source.square()]), window)
-    mean_o, mean_oo, mean_so = box_mean(
-        torch.stack([output, output.square(), source * output]), window
-    )
+    mean_s, mean_ss = box_mean(torch.stack([source, source.square()]))
+    mean_o, mean_oo, mean_so = box_mean(torch.stack([output, output.square(), source * output]))
     source_variance = (mean_ss - mean_s.square()).clamp_min(0)
     return source_variance, (mean_oo - mean_o.square()).clamp_min(0), mean_so - mean_s * mean_o
 
 
 class BoxMean(torch.autograd.Function):
-    """Moving average: sums `window` shifted copies along each axis; its gradient is the same filter
+    """Moving average: sums WINDOW_PIXELS shifted copies along each axis; its gradient is the same filter
     on a padded map.
 
     On the CPU about four times as fast as average pooling, without the rounding errors of
@@ -197,32 +191,31 @@ class BoxMean(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, window: int, dims: int) -> Tensor:
-        ctx.window = window
-        ctx.dims = dims
-        return sliding_mean(x, window, dims)
+    def forward(ctx, x: Tensor) -> Tensor:
+        return sliding_mean(x)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
-        edge = (ctx.window - 1,) * (2 * ctx.dims)
-        return sliding_mean(F.pad(gradient, edge), ctx.window, ctx.dims), None, None
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        edge = (WINDOW_PIXELS - 1,) * (2 * (gradient.ndim - 3))
+        return sliding_mean(F.pad(gradient, edge))
 
 
-def box_mean(x: Tensor, window: int) -> Tensor:
-    """Mean of each window over the spatial axes of (M, N, C, *size): (M, N, C, *(side - window +
-    1)).
+def box_mean(x: Tensor) -> Tensor:
+    """Mean of each window over the spatial axes of (M, N, C, *size): (M, N, C, *(side -
+    WINDOW_PIXELS + 1)).
     """
-    return BoxMean.apply(x, window, x.ndim - 3)
+    return BoxMean.apply(x)
 
 
-def sliding_mean(x: Tensor, window: int, dims: int) -> Tensor:
+def sliding_mean(x: Tensor) -> Tensor:
+    dims = x.ndim - 3
     for axis in range(-dims, 0):
-        count = x.shape[axis] - window + 1
+        count = x.shape[axis] - WINDOW_PIXELS + 1
         total = x.narrow(axis, 0, count) + x.narrow(axis, 1, count)
-        for shift in range(2, window):
+        for shift in range(2, WINDOW_PIXELS):
             total += x.narrow(axis, shift, count)
         x = total
-    return x / window**dims
+    return x / WINDOW_PIXELS**dims
 
 
 def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:

@@ -336,12 +336,12 @@ def output_activation(kind: OutputKind) -> nn.Module:
     return layer
 
 
-def draw_normal(weight: Tensor, mean: float, deviation: float = 0.02) -> None:
-    """Fill a weight with normally distributed values; not one without memory, for which torch imports
+def draw_normal(weight: Tensor, mean: float) -> None:
+    """Fill a weight with values of N(mean, 0.02); not one without memory, for which torch imports
     its compiler, two seconds long.
     """
     if not weight.is_meta:
-        nn.init.normal_(weight, mean, deviation)
+        nn.init.normal_(weight, mean, 0.02)
 
 
 def init_weights(module: nn.Module) -> nn.Module:

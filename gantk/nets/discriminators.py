@@ -80,18 +80,9 @@ class PatchGAN(b.Network):
         """Raises a UserError if an image is too small for one patch."""
         # the others take a pixel each
         smallest = (self.convolutions - self.strided + 1) * 2**self.strided
-        fitting = [
-            str(field)
-            for count, field in RECEPTIVE_FIELDS.items()
-            if 3 * 2 ** (count - 2) <= min(size)
-        ]
-        if fitting:
-            remedy = f"set the discriminator's receptive_field = {' or '.join(fitting)}"
-        else:
-            remedy = "use larger images"
-
+        who = f"a PatchGAN with {self.convolutions} convolutions"
         b.require_size(
-            size, 1, smallest, f"a PatchGAN with {self.convolutions} convolutions", remedy
+            size, 1, smallest, who, "lower the discriminator's receptive_field or layers"
         )
 
     def forward(self, x: Tensor) -> Tensor:

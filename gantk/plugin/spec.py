@@ -157,7 +157,6 @@ Depth = Annotated[int, Field(ge=1, le=12)]
 Halvings = Annotated[int, Field(ge=0, le=12)]
 Few = Annotated[int, Field(ge=0, le=128)]  # number of layers of one size, of neighbours, of threads
 Side = Annotated[int, Field(ge=1, le=2**14)]  # pixels
-Window = Annotated[int, Field(ge=2, le=63)]  # side in pixels of a window for comparing images
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Number = Annotated[int, Field(ge=0, le=10**9)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]

@@ -71,9 +71,6 @@ class Pseudonym(str):
     def __getnewargs__(self):
         return str(self), self.of
 
-    def __add__(self, tail: str) -> Pseudonym:
-        return Pseudonym(str(self) + tail, self.of + tail)
-
     def __lt__(self, other: str) -> bool:
         return self.of < getattr(other, "of", other)
 

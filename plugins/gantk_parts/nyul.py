@@ -165,8 +165,6 @@ class Unit(Linear, name="unit"):
 
     per = "volume"
     fitted = (0.0, FULL_SCALE)
-    bits = 8  # options of earlier versions
-    beyond = "percentile"
     fit = Mapping.fit
 
     def measure(self, pixels: np.ndarray) -> list[float]:

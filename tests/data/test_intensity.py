@@ -69,7 +69,7 @@ OLD = {
     "minmax": PER,
     "zscore": {"spread": 3.0} | PER,
     "window": {"low": 0.0, "high": 200.0},
-    "unit": {"bits": 8},
+    "unit": {},
     "nyul": {
         "percentiles": [50.0, 99.0],
         "fitted": {"kept": [0, 1, 2], "scale": [-1, 0, 1], "mean": [0, 100, 200]},
