@@ -7,6 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from gantk.errors import UserError
 from gantk.method import Batch, Geometry, Losses, Method, Phase, Stage
 from gantk.plugin.spec import Count
 from gantk_style.encoder import VGG19, check_colours
@@ -28,10 +29,11 @@ class Style(Method):
     """Style transfer: images of `a` in the style of images of `b`, by optimising pixels (Gatys et
     al. 2016).
 
-    The method stores the first image of each domain: the content of `a` and the style of `b`. It
-    ignores later ones; training minimises the objective over the pixels. What it learns on one
-    image does not help with another. `translate` therefore optimises each image from the start, for
-    `translate_steps`, towards the stored style. Before the first batch it returns images unchanged.
+    The method stores the first batch: contents of `a`, and styles of `b`, whose Gram matrices are
+    averaged. It ignores later batches; training minimises the objective over the pixels. What it
+    learns on one image does not help with another. `translate` therefore optimises each image from
+    the start, for `translate_steps`, towards the stored styles. Before the first batch it returns
+    images unchanged.
 
     Images are gray or RGB, with sides of 16 pixels or more. Volumes are processed slice by slice,
     with the style of the whole volume.
@@ -42,6 +44,7 @@ class Style(Method):
         geometry: Geometry,
         *,
         how: StyleOptions = DEFAULTS,
+        images: Count = 1,  # number of contents and styles to store, at most train.batch
         translate_steps: Count = 100,  # optimizer steps of a translation
     ):
         super().__init__(geometry)
@@ -53,8 +56,8 @@ class Style(Method):
         channels = geometry.channels
         for count in channels.values():
             check_colours(count)
-        self.register_buffer("contents", torch.zeros(1, channels["a"], *geometry.size))
-        self.register_buffer("styles", torch.zeros(1, channels["b"], *geometry.size))
+        self.register_buffer("contents", torch.zeros(images, channels["a"], *geometry.size))
+        self.register_buffer("styles", torch.zeros(images, channels["b"], *geometry.size))
         self.canvas = Canvas(torch.zeros_like(self.contents), self._frozen[0])
         self.register_buffer("placed", torch.zeros(()))  # 1 once contents and styles are stored
 
@@ -67,10 +70,19 @@ class Style(Method):
         return ["b"]
 
     def begin(self, stage: Stage, batch: Batch) -> None:
-        """Store the first image of `a` and of `b`, unless a resumed checkpoint holds them."""
+        """Store the first images of `a` and `b`, unless a resumed checkpoint holds them."""
         if not bool(self.placed):
-            self.contents.copy_(batch["a"][:1])
-            self.styles.copy_(batch["b"][:1])
+            count = len(self.contents)
+            brought = min(len(batch["a"]), len(batch["b"]))
+            if brought < count:
+                raise UserError(
+                    f"{count} images are painted at once, but a step brings only {brought}",
+                    where="method.images",
+                    remedy=f"set train.batch = {count}",
+                )
+
+            self.contents.copy_(batch["a"][:count])
+            self.styles.copy_(batch["b"][:count])
             self.canvas.image.data.copy_(self.contents)
             self.placed.fill_(1.0)
 

@@ -118,6 +118,11 @@ def test_the_other_image_can_be_a_file_of_any_size(files, role):
     assert done.shape == (2, 1, 32, 32)
 
 
+def begun(**options):
+    style = method(**options)
+    style.begin(style.stages(4)[0], Batch(a=blobs(2), b=blobs(2)))
+
+
 def transferred(content=(2, 1), style=(1, 1), **options):
     encoder = StyleOptions(**FAST).encoder((-1.0, 1.0))
     how = StyleOptions(**SHALLOW | options)
@@ -133,6 +138,11 @@ def transferred(content=(2, 1), style=(1, 1), **options):
             transferred,
             {"content_weight": 0.0, "style_weight": 0.0},
             "are both 0, so there is nothing",
+        ),
+        (
+            begun,
+            {"images": 3},
+            "3 images are painted at once, but a step brings only 2. Set train.batch = 3.",
         ),
         (post, {"image": "flat.png"}, "'flat.png' has no contrast: nearly all its pixels are 7."),
         (
