@@ -91,7 +91,6 @@ METHODS: dict[str, list[dict]] = {
     "vae": [
         {"width": 4, "latent": 8},
         {"width": 4, "latent": 8, "gan": 0.1},
-        {"width": 4, "latent": 8, "up": "transpose"},
     ],
     "progan": [
         GROWN,

@@ -12,9 +12,9 @@ from gantk.nets import blocks as b
 from gantk.nets.blocks import NormKind
 from gantk.plugin.spec import Halvings, Width
 
-# Number of 4x4 convolutions, all but the last two of stride 2 -> side of the patch that one logit
-# sees.
-RECEPTIVE_FIELDS = {3: 16, 4: 34, 5: 70, 6: 142, 7: 286}
+# Side of the patch that one logit sees -> number of 4x4 convolutions, all but the last two of
+# stride 2.
+CONVOLUTIONS = {16: 3, 34: 4, 70: 5, 142: 6, 286: 7}
 
 
 class PatchGAN(b.Network):
@@ -55,8 +55,7 @@ class PatchGAN(b.Network):
         coordinates: bool = False,
     ):
         super().__init__()
-        of_field = {field: count for count, field in RECEPTIVE_FIELDS.items()}
-        convolutions = layers or of_field[receptive_field]
+        convolutions = layers or CONVOLUTIONS[receptive_field]
         self.convolutions = convolutions
         self.strided = convolutions - 2 if strided is None else strided
         if self.strided >= convolutions:

@@ -67,12 +67,12 @@ class DCGANGenerator(nn.Module):
         out_channels: int,
         size: tuple[int, ...],
         *,
-        layers: int | None = None,
-        width: int = 64,
-        up: UpKind = "transpose",
-        attention: tuple[int, ...] = (),
-        slope: float = 0.0,
-        ends: tuple[float, float] = (-1.0, 1.0),
+        layers: int | None,
+        width: int,
+        up: UpKind,
+        attention: tuple[int, ...],
+        slope: float,
+        ends: tuple[float, float],
     ):
         super().__init__()
         dims = len(size)

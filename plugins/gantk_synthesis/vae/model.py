@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from gantk.method import Batch, Geometry, Losses, Method, Phase
-from gantk.nets.blocks import UpKind
 from gantk.plugin.spec import AdversarialLoss, Weight, Width
 from gantk_synthesis.noise import generate_in_parts, seeded_rows
 from gantk_synthesis.vae.network import Decoder, Encoder
@@ -52,7 +51,6 @@ class VAE(Method):
         latent: Width = 64,  # length of a code
         # filters of the encoder's first and the decoder's last level; others have up to 8 x width
         width: Width = 32,
-        up: UpKind = "resize",  # upsampling of the decoder; resize avoids checkerboard patterns
         # weight of the adversarial loss; 0 = a VAE without a discriminator; 0.03 usual
         gan: Weight = 0.0,
         adversarial: AdversarialLoss = "bce",  # adversarial loss for gan above 0
@@ -67,7 +65,7 @@ class VAE(Method):
         channels = geometry.channels["image"]
         size = geometry.size
         self.encoder = Encoder(channels, 2 * latent, size, width)
-        self.decoder = Decoder(latent, channels, size, width, up, geometry.range, noisy=gan > 0)
+        self.decoder = Decoder(latent, channels, size, width, geometry.range, noisy=gan > 0)
         if gan:
             self.discriminator = Encoder(channels, 1, size, width)
             self.adversarial = adversarial()

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from gantk.nets import blocks as b
-from gantk.nets.blocks import UpKind
 from gantk_synthesis.noise import scale_to_range
 
 
@@ -71,9 +70,8 @@ class Decoder(nn.Module):
         out_channels: int,
         size: tuple[int, ...],
         width: int,
-        up: UpKind,
         ends: tuple[float, float],
-        noisy: bool = False,
+        noisy: bool,
     ):
         super().__init__()
         dims = len(size)
@@ -83,7 +81,11 @@ class Decoder(nn.Module):
         self.project = nn.Linear(inputs, prod(self.start))
         self.doubles = nn.ModuleList()
         for wide, narrow in zip(filters, [*filters[1:], filters[-1]], strict=True):
-            layers = b.norm("group", wide, dims), nn.ReLU(), b.upsample(up, dims, wide, narrow)
+            layers = (
+                b.norm("group", wide, dims),
+                nn.ReLU(),
+                b.upsample("resize", dims, wide, narrow),
+            )
             self.doubles.append(nn.Sequential(*layers))
 
         if noisy:

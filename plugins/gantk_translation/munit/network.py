@@ -37,12 +37,12 @@ class Autoencoder(Network):
         self,
         channels: int,
         dims: int,
-        width: int = 64,
-        downs: int = 2,
-        blocks: int = 4,
-        style_dim: int = 8,
-        mlp_dim: int = 256,
-        activation_out: OutputKind = "tanh",
+        width: int,
+        downs: int,
+        blocks: int,
+        style_dim: int,
+        mlp_dim: int,
+        activation_out: OutputKind,
     ):
         super().__init__()
         self.downs = downs
