@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -290,6 +290,19 @@ def _write_report(folder: RunFolder) -> Path:
     return write_report(folder.path)
 
 
+@contextmanager
+def _own_test_images(run: AnyPath) -> Iterator[None]:
+    """A UserError that is raised within says that a packed model's test images are not here."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(
+            f"'{run}' is a model without its test images, which are not here: {error.what}",
+            where="RUN",
+            remedy=f"score it on scans of yours: gantk eval {run} --data SCANS",
+        ) from error
+
+
 def evaluate(
     run: AnyPath,
     *,
@@ -372,7 +385,9 @@ def evaluate(
 
         locks.enter_context(lock_folder(folder.path))
         chosen = folder.inference_checkpoint()
-        parts = assemble(model, runtime, None if packing is not None else folder.split())
+        needs_own = packing is not None and other is None
+        with _own_test_images(run) if needs_own else nullcontext():
+            parts = assemble(model, runtime, None if packing is not None else folder.split())
         if other is None:
             require_split(packing, parts.data)
         for line in parts.data.notes:

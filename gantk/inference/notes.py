@@ -79,14 +79,13 @@ class InputCheck(NamedTuple):
 
     @property
     def reasons(self) -> list[str]:
-        """In what it does not fit, and what else is said."""
-        return [line for _, line in self.notes]
+        """In what it does not fit, and what else is said, but that it was trained on."""
+        return [line for _, line in self.notes[self.is_of_training :]]
 
     @property
     def doubts(self) -> list[str]:
         """Why it does not fit the training data."""
-        about_fit = self.notes[self.is_of_training :]
-        return [line for kind, line in about_fit if kind == "warning"]
+        return [line for kind, line in self.notes if kind == "warning" and line in self.reasons]
 
     @property
     def said(self) -> list[Note]:
@@ -94,6 +93,8 @@ class InputCheck(NamedTuple):
         kind = "warning" if self.fits == "no" else "note"
         said = [*self.notes]
         unseen = "lesions are not checked"
+        if self.is_of_training:
+            unseen = f"it is one of them; {unseen}"
         if self.fits == "not recorded":
             unseen = f"another contrast may go unnoticed; {unseen}"
         elif self.fits != "no" and not self.has_header:

@@ -129,6 +129,8 @@ def show(ctx, kind, name, profile, full) -> None:
 
 def _show_card(name: str, full: bool) -> None:
     """Print a model's card: what it is for, its scores, limits and licence, or all of it."""
+    from rich.markdown import Markdown
+
     from gantk.runs.models import (
         CARD,
         card,
@@ -148,7 +150,7 @@ def _show_card(name: str, full: bool) -> None:
         )
     out = console()
     if full:
-        out.print(text, soft_wrap=True)
+        out.print(Markdown(text) if out.is_terminal else text, soft_wrap=not out.is_terminal)
         return
 
     out.print(f"{opening_of(text)}\n", soft_wrap=True)

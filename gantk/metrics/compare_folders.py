@@ -61,6 +61,7 @@ RESAMPLE = (
 )
 RESIZE = "give all images one size first, with another program: gantk eval resizes none"
 DIRECTION = "pred_to_truth"
+DOMAINS = ["pred", "truth"]
 WHOLE = ("whole",)  # the region of files of which nothing else is known
 PAIR_METRICS: tuple[str, ...] = ("psnr", "ssim", "mae")  # of a comparison, unless others are named
 
@@ -169,7 +170,7 @@ def compare(
         ]
         scale = fit_line(found, match)
 
-    result = FolderResults(metrics={}, baselines={}, verdict={}, scale=scale)
+    result = FolderResults(metrics={}, baselines={}, verdict={}, scale=scale, domains=DOMAINS)
     scores: ScoresByMetric = {}
     warning = ""
     if of_pairs:
@@ -370,7 +371,7 @@ def _scale_lines(scale: ScaleFit) -> Iterator[str]:
     line = f"truth = {scale.slope:.4g} x prediction {scale.offset:+.4g}"
     if scale.matched:
         yield (
-            "matched  all predictions are rescaled by one line, to the mean and spread of the truth"
+            "matched  all predictions are rescaled alike, to the mean and standard deviation of the truth"
             f" (no least-squares fit, so scores may fall): {line}"
         )
     elif scale.another:

@@ -43,7 +43,8 @@ BASELINES = {
     ),
     "real_split": (
         "other real images",
-        "Real images, scored as if they were generated: the best score that can be expected.",
+        "Real images, scored as if they were generated. Of a model with a better score, this score cannot tell"
+        " the images from real ones.",
     ),
     "noise": (
         "pixel noise",

@@ -146,7 +146,7 @@ def _row(results: Results, key: str, metric: str, score: Score) -> Row:
         shown.interval(places),
         score.sample() or NO_VALUE,
         beside.in_percent.text(places) if beside else NO_VALUE,
-        baseline_words(best, results.baseline_steps) if best else "",
+        baseline_words(best, results.baseline_steps) if best and beside else "",
         tone_of(verdict),
         _of_lesions(results, metric, score) or short_verdict(verdict),
         difference,

@@ -69,11 +69,11 @@ def verdict_words(verdict: Verdict, rival: str) -> str:
     if patients == 0:
         return words  # which the result says first
     needed = _needed_patients(verdict)
+    of = f" for {comparisons} comparisons" if comparisons > 1 else ""
     if needed:
-        of = f" for {comparisons} comparisons" if needed > least_patients() else ""
         few = "1 patient is" if patients == 1 else f"{patients} patients are"
         return f"{words}: {few} too few, {needed} are needed{of}"
-    return f"{words} (p = {p:.2g})" if p <= 1 else words
+    return f"{words} (p = {p:.2g}{of})" if p <= 1 else words
 
 
 def _needed_patients(verdict: Verdict) -> int:

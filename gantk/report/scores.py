@@ -123,7 +123,9 @@ def summary_csv(summary: pd.DataFrame, caution: str) -> str:
         }
     )
     table[["ci95_low", "ci95_high", "lowest_patient", "highest_patient"]] = ends
-    patients = [None if score.of_sets else score.n for score in summary.score]
+    patients = [
+        None if score.of_sets or score.patients_unknown else score.n for score in summary.score
+    ]
     table["patients"] = pd.array(patients, dtype="Int64")
     table["images"] = pd.array([score.images for score in summary.score], dtype="Int64")
     if caution:

@@ -143,7 +143,7 @@ def test_predictions_on_another_scale_can_be_matched(tmp_path, gantk, slope, off
     matched = gantk("eval", *folders, "--match", "--json", tmp_path / "scores.json")
     result = read_json(tmp_path / "scores.json")
 
-    assert "rescaled by one line, to the mean and spread of the truth" in matched.out
+    assert "rescaled alike, to the mean and standard deviation of the truth" in matched.out
     assert "(no least-squares fit, so scores may fall): truth = " in matched.out
     assert result["scale"]["matched"]
     row = result["metrics"]["pred_to_truth"]["mae"]

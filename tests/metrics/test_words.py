@@ -102,8 +102,11 @@ def decided(n: int, **test) -> Verdict:
             decided(6, holm=0.06, of=2),
             "ahead of a rule, but this can be chance: 6 patients are too few, 7 are needed for 2 comparisons",
         ),
-        (decided(8, holm=0.06, of=2), f"{BY_CHANCE} (p = 0.06)"),
-        (decided(8, holm=0.3, of=10, primary_p=0.094, primary_of=2), f"{BY_CHANCE} (p = 0.094)"),
+        (decided(8, holm=0.06, of=2), f"{BY_CHANCE} (p = 0.06 for 2 comparisons)"),
+        (
+            decided(8, holm=0.3, of=10, primary_p=0.094, primary_of=2),
+            f"{BY_CHANCE} (p = 0.094 for 2 comparisons)",
+        ),
     ],
 )
 def test_a_lead_that_can_be_chance_states_the_p_that_decides(verdict, words):

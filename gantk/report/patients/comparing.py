@@ -27,9 +27,9 @@ from gantk.metrics.compare_models import (
     ModelComparison,
 )
 from gantk.metrics.comparing import Comparison, SystemTest, compare_systems
-from gantk.metrics.names import join_words
+from gantk.metrics.names import join_words, title_of
 from gantk.metrics.rows import patients_are_known, sets_sentence, unlike_inputs
-from gantk.metrics.summary import with_label
+from gantk.metrics.summary import remarks, with_label
 from gantk.metrics.table import MODEL, owners
 from gantk.progress import Work
 from gantk.report.build import draw_losses, render, shows_left_and_right
@@ -81,6 +81,10 @@ OTHER_SCORES = (
 ONE_SEED = (
     "The tests are over patients, not over trainings: a training with another seed gives other scores."
     " Train each recipe with several (`--set train.seed=1`); those of one recipe count as one here."
+)
+NO_TEST = (
+    "No test compares the runs: a score of sets has one value for a run, and none for a patient. A small"
+    " difference says nothing about the methods."
 )
 AT_NETWORK_SIZE = (
     "Each run's own report judges whole files. This compares images at the size of the networks, because a"
@@ -156,6 +160,8 @@ def write_report(
     unequal = NO_COMPARISON if len(halved) > 1 else ""
     of_seeds = ONE_SEED if compared.tests and min(seeds) == 1 < len(seeds) else ""
     cautions = [*filter(None, [unequal, of_size, of_seeds])]
+    if of_sets and not reason:
+        cautions += [NO_TEST, *_remarks(systems)]
     for answer in answers:
         say(with_label("warning" if reason else "result", answer.replace(ARROW, " -> ")))
     for system in systems:
@@ -188,6 +194,22 @@ def write_report(
         differences=_differences(systems),
     )
     return write_output(path, page.encode("utf-8", "backslashreplace"), private=True)
+
+
+def _remarks(systems: Sequence[System]) -> Iterator[str]:
+    """Yield `T1 -> T2 and T2 -> T1: text`, each remark on scores once; the name of a system first, where
+    others have it not.
+    """
+    about: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
+    for system in systems:
+        for key in system.results.metrics:
+            for _, text in remarks(system.results, key):
+                names, titles = about.setdefault(text, ({}, {}))
+                names[system.name] = None
+                titles[title_of(key, system.results.domains)] = None
+    for text, (names, titles) in about.items():
+        whose = "" if len(names) == len(systems) else f"{join_words([*names])}, "
+        yield f"{whose}{join_words([*titles])}: {text}."
 
 
 def _say_result(system: System, say: Say) -> None:

@@ -45,4 +45,5 @@ def test_an_ensemble_says_that_any_member_saw_the_patient(tiny_run):
     _, found = Ensemble(members, ["one", "other"]).check(HEAD, "T2")
 
     assert found.is_of_training
-    assert "runs/fold-1" in found.reasons[0]
+    assert "runs/fold-1" in found.notes[0][1]
+    assert not any("runs/fold-1" in reason for reason in found.reasons)
