@@ -8,6 +8,7 @@ trains around the steps of `training.engine`, `metrics.evaluate` scores, `report
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from math import prod
@@ -258,7 +259,9 @@ def _say_end(parts: Parts, folder: RunFolder, results: Results, longer: bool, sa
             line += f", {used.peak_memory_gib:.1f} GiB of memory"
         say(line)
     if parts.method.samples:
-        say_next(f"gantk sample {run} -n 64 --out images", say)
+        classes = parts.data.classes if parts.method.conditional else ()
+        one = f"   # of one class: --label {argument(classes[0])}" if classes else ""
+        say_next(f"gantk sample {run} -n 64 --out images{one}", say)
     elif parts.method.directions():
         say_next(_translate_unseen(parts, run), say)
     if longer:
@@ -614,7 +617,9 @@ def sample(
     with doing(f"generating images with '{run}'"):
         model = load_model(run, device, say)
         written = write_samples(model, Path(out), n, seed, label, post, overwrite=overwrite)
-    say(f"written  {count_noun(written, 'image')} to {out}")
+        drawn = Counter(model.classes_of_samples(n, label))
+    of = "".join(f", {count} of {name}" for name, count in drawn.items())
+    say(f"written  {count_noun(written, 'image')} to {out}{of}")
     return written
 
 

@@ -510,7 +510,7 @@ def sample(run, no_post, **options) -> None:
 @click.option(
     "--metrics",
     metavar="LIST",
-    help="Metrics, separated by commas. Default: the recipe's; of files psnr,ssim,mae.",
+    help="Metrics, separated by commas (gantk list metric). Default: the recipe's; of files psnr,ssim,mae.",
 )
 @click.option(
     "--figures",

@@ -135,8 +135,11 @@ def planned_split(seen: Scans) -> tuple[dict[str, Any] | None, str, int]:
         why = "fewer than two patients have images of both kinds"
         if not patients_of(seen.records):
             why = "the patients are not known"
-        what = "blocks of neighbouring slices" if are_slices else "single images"
-        return values, f"{what} are held out, because {why}", 0
+        if not are_slices:
+            return values, f"single images are held out, because {why}", 0
+        how = f"blocks of neighbouring slices (pictures: by name) are held out, because {why}"
+        unrelated = "if no two show one head, --set data.split.by=image leaves fewer out"
+        return values, f"{how}; {unrelated}", 0
 
     folds = folds_of(patients)
     why = f"{folds} folds test each patient once"

@@ -437,7 +437,10 @@ def _training_lines(seen: Scans, steps: int, why: str) -> Lines:
         lines["train.ema"] = (0.99, "smaller than usual, because there are few steps")
 
     if len(seen.domains) == 1:
-        return lines | {"evaluate.metrics": (["kid"], "compares sets of images")}
+        why = "compares sets of images"
+        if any(record.label for record in seen.records):
+            why += "; 'classification' trains classifiers on them, and tests these on real images"
+        return lines | {"evaluate.metrics": (["kid"], why)}
 
     if not seen.fit:
         proposed = [("kid", "kid compares sets of images"), *proposals("metric", seen)]

@@ -118,7 +118,7 @@ WORDS = {
     ),
     "kid": (
         "Kernel distance of image features (KID)",
-        "How far the generated images as a set are from the real ones; 0 means the same set.",
+        "How far the generated images as a set are from the real ones; 0 means the same set; a little below 0 is chance.",
     ),
 }
 # options for tests that take seconds

@@ -179,5 +179,6 @@ def _from_noise(samples: Samples, direction: Direction) -> Figure:
 
     caption = f"Images that the model drew from noise at step {samples.steps[-1]:,}"
     if len(rows) > 1:
-        caption += ", and real images below; no generated image has a real counterpart"
+        real = "real images of any class" if direction.images else "real images"
+        caption += f", and {real} below; no generated image has a real counterpart"
     return Figure(direction.label, f"{caption}.", rows)

@@ -34,7 +34,7 @@ from gantk.terminal import Command, device_option, overwrite_option
 @click.option(
     "--weights",
     type=click.Choice(["pretrained", "random"]),
-    help="Weights of VGG19. Default: pretrained.",
+    help="Weights of VGG19: pretrained ones are downloaded once. Default: pretrained.",
 )
 @overwrite_option
 @device_option
@@ -42,7 +42,7 @@ def stylize(content, style, out, **options) -> None:
     """Redraw CONTENT in the style of STYLE and write it to OUT (Gatys et al. 2016).
 
     CONTENT and STYLE are pictures (PNG, JPEG, TIFF) or NIfTI files. OUT has the size, grid and
-    intensities of CONTENT. `gantk show post style` lists the options of --set.
+    intensity range of CONTENT. `gantk show post style` lists the options of --set.
     """
     from gantk_style import stylize as module
 

@@ -23,6 +23,8 @@ WARNING = (
     "more generated images are nearest to a training image than chance explains: check for copies"
     " before you share the model"
 )
+NO_SIGN = "there is no sign of copied training images"
+TOO_FEW = f"{NO_SIGN}, but the images are too few to exclude copies"
 
 
 @dataclass(eq=False, kw_only=True)
@@ -90,7 +92,11 @@ class Memorisation(InFeatures):
 
         counts = f"n={len(fake)},train={len(trained_on)},held-out={len(test)}"
         definition = f"{self.definition}/{counts}"
-        details = {"warning": WARNING} if warns and near else {}
+        if warns and near:
+            details = {"warning": WARNING}
+        else:
+            is_sure = not near or (ci95 and ci95[1] <= MAX_COPIED)
+            details = {"result": NO_SIGN if is_sure else TOO_FEW}
         return Score(value=value, ci95=ci95, definition=definition, details=details)
 
     def _training_images(self) -> ImageGroup:

@@ -79,7 +79,7 @@ KINDS: Mapping[str, tuple[str, str | None]] = {
     "units": ("warning", "convert them: of stored numbers from 0 to 4095, subtract 1024"),
     "planes": ("warning", "keep the images of one plane, or choose the plane with data.plane"),
     "skull": ("warning", "keep only one kind, or strip the skulls of all"),
-    "channels": ("error", "set data.channels = 1 (gray) or 3 (colour)"),
+    "channels": ("error", "choose gray or colour: --set data.channels=1, or 3"),
     "spacing": ("warning", "set data.spacing to resample all, or leave such images out"),
     "scale": (
         "warning",
@@ -89,7 +89,11 @@ KINDS: Mapping[str, tuple[str, str | None]] = {
     "range": ("warning", 'set data.intensity.per = "volume", as the recipe of gantk plan does'),
     "windows": ("warning", "export all with one window, or leave these patients out"),
     "contrast": ("warning", "look at them, and move those that are in the wrong domain"),
-    "copies": ("warning", "remove the duplicates"),
+    "copies": (
+        "warning",
+        "they count more than once: delete all but one, or write none into their column split of a table"
+        " (gantk data check SCANS --table scans.csv)",
+    ),
     "near-copies": ("warning", "look at them, and keep one of each"),
 }
 

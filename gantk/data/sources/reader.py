@@ -171,7 +171,7 @@ class Reader:
                     f"'{row.scan.path}' is gray and no picture of 8 bits, so it cannot be made a"
                     " colour picture",
                     where="data.channels",
-                    remedy="set data.channels = 1",
+                    remedy="--set data.channels=1",
                 )
         pixels = in_channels(pixels, self.channels)
         channels, first = self._first.setdefault(row.letter, (len(pixels), row.scan.path))
@@ -179,7 +179,7 @@ class Reader:
             raise UserError(
                 f"'{row.scan.path}' has {count_noun(pixels, 'channel')}, but '{first}' has {channels}",
                 where="data.source",
-                remedy="set data.channels = 1 (gray) or 3 (colour)",
+                remedy="choose gray or colour: --set data.channels=1, or 3",
             )
 
         return np.ascontiguousarray(pixels)

@@ -187,9 +187,12 @@ class Classification(Judge):
                 found.append(self.answers(learn.images, labels, len(classes), each.images))
             return np.equal(np.concatenate(found, 1), truth).astype(float)
 
-        with_real = right([train], [tested])
-        with_both = right([concatenate_groups(train, own) for own in made], asked)
-        alone = right([*map(concatenate_groups, made, lacking)], asked)
+        sets = (
+            ([train], [tested]),
+            ([concatenate_groups(train, own) for own in made], asked),
+            ([*map(concatenate_groups, made, lacking)], asked),
+        )
+        with_real, with_both, alone = (right(*each) for each in track(sets, "", "set"))
         count = f"synthetic={len(fake)}"
         real = f"real={len(train)}"
         others = f"+real-of-other-classes={added}" if added else ""
@@ -211,12 +214,12 @@ class Classification(Judge):
                 definition=f"{self.definition}/trained-on:{how}/tested-on:real={len(test)}",
                 details=details,
             )
-        gain = scores[f"{self.name}_gain"]
-        gain.details = {**gain.details, "result": gain_in_words(gain, len(classes))}
+        said = gain_in_words(*scores.values(), 1 / len(classes))
+        scores[f"{self.name}_gain"].details["result"] = said
         return scores
 
 
-def gain_in_words(gain: Score, classes: int) -> str:
+def gain_in_words(alone: Score, real: Score, both: Score, gain: Score, chance: float) -> str:
     """What generated images add to real ones, as a sentence of the result."""
     low, high = gain.ends or (0.0, 0.0)
     shown = "no help is shown"
@@ -226,8 +229,9 @@ def gain_in_words(gain: Score, classes: int) -> str:
         shown = "they harm"
     figures = f"{gain.text()} {gain.interval()}".rstrip()
     return (
-        "a classifier trained on them beside the real images changes in balanced accuracy by"
-        f" {figures}: {shown} ({count_noun(classes, 'class')} by chance give {1 / classes:.2g})"
+        f"classifiers of real images reach a balanced accuracy of {real.text()} if trained on real images,"
+        f" {both.text()} if on generated ones too ({figures}: {shown}), {alone.text()} if on generated"
+        f" ones alone; guessing gives {chance:.2g}"
     )
 
 
