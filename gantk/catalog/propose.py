@@ -145,6 +145,8 @@ def _lines_of_shape(shape: str, volumes: bool) -> Iterator[str]:
             later = [[*stars[1:rest], field] for field in ("{slice}", "{name}")]
         for fields in later:
             yield _put(shape, [*before, "{patient}", *fields[:rest]])
+        if not volumes and not rest:  # as 20005 is slice 5 of patient 20
+            yield _put(shape, [*before, "{patient}{slice:3}"])
         yield _put(shape, stars[:patient] + ["{patient}"] * (count - patient))
 
 

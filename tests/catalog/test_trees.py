@@ -109,6 +109,9 @@ TREES = {
         T1_T2 | {"FLAIR": "", "MASK": "", "atropos_tissue": ""},
         ("HG0001", "HG0002", "HG0003", "HG0004", "HG0011", "HG0013"),
     ),
+    "slices counted in the last digits": Tree(
+        "{c}/{p}{k}.png", {"CT": "CT", "MRI": "MR"}, ("2", "20", "21", "34"), ("",), SLICES, domains=("CT", "MR")
+    ),
     # hospitals and small labs
     "times of studies, as dcm2niix names them": Tree(
         "{c}_{p}101500_3.nii.gz", {"T1_se_tra": "T1", "T2_tse_tra": "T2"}, DATES_OF_THREE
@@ -385,6 +388,7 @@ def groups(paths_of: dict[str, str]) -> set[frozenset[str]]:
 
 # trees that gantk asks about: one of its proposals gives the right table
 ASKED = {
+    "slices counted in the last digits",
     "a map of each slice, in its name",
     "visits of people",
     "numbered visits of people",
