@@ -121,7 +121,7 @@ def test_runs_without_out_go_to_runs_name_time_in_plain_lines(
     (report,) = [line for line in lines if line.startswith("report ")]
     assert str(run.absolute() / "report.html").endswith(report.split()[-1])
     recipe = run.relative_to(tmp_path) / "recipe.toml"  # it is behind: a longer training comes next
-    assert lines[-1] == f"next     gantk run {recipe} --set train.steps=2"
+    assert lines[-1] == f"or       gantk run {recipe} --set train.steps=2   # twice as long"
     (end,) = [number for number, line in enumerate(lines) if line.startswith("warning  On ")]
     assert max(len(line) for line in lines[end:] if not line.startswith("next ")) <= 100
     assert any("step 1/1" in line for line in lines), (
