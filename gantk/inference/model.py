@@ -89,9 +89,15 @@ class Model:
             runtime = replace(runtime, precision="fp32")
 
         keep_memory(train.fast.keep_memory, runtime.device.type)
-        meta = load_meta_of(recipe.method.name, saved)
-        intensity = {letter: mapping_from(state.dump()) for letter, state in meta.intensity.items()}
-        method = load_method(recipe, saved, network_range(intensity.values()), runtime)
+        try:
+            meta = load_meta_of(recipe.method.name, saved)
+            states = meta.intensity.items()
+            intensity = {letter: mapping_from(state.dump()) for letter, state in states}
+            method = load_method(recipe, saved, network_range(intensity.values()), runtime)
+        except UserError:
+            if is_checkpoint or saved == folder.inference_checkpoint():
+                raise
+            return cls.load(path, device)  # a training has saved a newer one and deleted this one
         values = {letter: each.dump() for letter, each in meta.values.items()}
         return cls(recipe, method, intensity, runtime, saved, values, meta.packed)
 
