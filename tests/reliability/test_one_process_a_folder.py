@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -34,17 +35,20 @@ ENDLESS = [
     "--set",
     "train.sample_every=1000000",
 ]
+STARTED: list[subprocess.Popen] = []  # processes of a test
 STARTS = 40
 SEED = 1
 FROM_PYTHON = re.compile(r'File "(?!<|.*/bin/gantk)[^"]*gantk')  # a line of ours in a traceback
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch) -> Path:
+def place(tmp_path, monkeypatch) -> Iterator[Path]:
     write_toml(tmp_path / "tiny.toml", SHORT)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return tmp_path
+    yield tmp_path
+    while STARTED:  # a failed test leaves an endless training
+        STARTED.pop().kill()
 
 
 def start(*words: object, **more) -> subprocess.Popen:
@@ -55,7 +59,9 @@ def start(*words: object, **more) -> subprocess.Popen:
         "text": True,
         "start_new_session": True,
     } | more
-    return subprocess.Popen([*GANTK, *map(str, words)], **{"preexec_fn": reset_signals} | options)
+    options = {"preexec_fn": reset_signals} | options
+    STARTED.append(subprocess.Popen([*GANTK, *map(str, words)], **options))
+    return STARTED[-1]
 
 
 def reset_signals() -> None:
