@@ -20,11 +20,6 @@ def _default_part(part: str) -> Any:
     return part
 
 
-def current_fit(fit: Any) -> Any:
-    """Today's value of `data.fit` for one that an earlier version wrote; others unchanged."""
-    return FORMER_FITS.get(fit, fit) if isinstance(fit, str) else fit
-
-
 class SplitTable(spec.Table):
     """How subjects are split into training, validation and test; `auto` splits by patient if patients
     are known, otherwise by blocks of neighbouring slices.
@@ -115,7 +110,7 @@ class DataTable(spec.Table):
     @field_validator("fit", mode="before")
     @classmethod
     def _current_fit(cls, fit: Any) -> Any:
-        return current_fit(fit)
+        return FORMER_FITS.get(fit, fit) if isinstance(fit, str) else fit
 
     @field_validator("patch")
     @classmethod
