@@ -182,16 +182,15 @@ def first_sentence(text: str) -> str:
     return text.strip().split("\n")[0].split(". ")[0].rstrip(".")[:200]
 
 
-def keep_memory(keep: bool, device: str = "cpu") -> bool:
-    """Keep freed memory in the process, or let glibc return it; returns whether this could be set.
-    CPU only.
+def keep_memory(keep: bool, device: str = "cpu") -> None:
+    """Keep freed memory in the process, or let glibc return it; CPU only, where glibc is there.
 
     glibc returns large blocks to the system as soon as they are freed, and the system clears those
     of the next step page by page at first use: without kept memory a training spends up to a third
     of its time on this.
     """
     if device != "cpu" or platform.libc_ver()[0] != "glibc":
-        return False
+        return
 
     set_option = ctypes.CDLL(None).mallopt
     # glibc's defaults
@@ -203,7 +202,8 @@ def keep_memory(keep: bool, device: str = "cpu") -> bool:
     if keep:
         options = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1}  # -1: never, as the size is unsigned
 
-    return all(set_option(name, value) for name, value in options.items())
+    for name, value in options.items():
+        set_option(name, value)
 
 
 def _card(device: torch.device) -> str:
