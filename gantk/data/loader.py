@@ -106,9 +106,9 @@ class Loader:
             allowed=f"a tensor (N, C, *size), size = {self.size or '(H, W) or (D, H, W)'}",
         )
 
-    def expect_images(self, images: Batch, black: float, white: float) -> Batch:
-        """Return the newest batch; UserError where it is empty, or has values that are not finite or
-        far from black and white.
+    def expect_images(self, images: Batch, black: float, white: float) -> None:
+        """UserError where the newest batch is empty, or has values that are not finite or far from
+        black and white.
         """
         for key, each in images.items():
             whites = float((each - black).abs().max()) / (white - black) if each.numel() else 0.0
@@ -124,7 +124,6 @@ class Loader:
                 where="data",
                 remedy=f"scale the images: black is {black:g}, white is {white:g}",
             )
-        return images
 
     def items_to_store(self, paired: bool) -> list[dict[str, Any]]:
         """The first batch as items that a run stores, of which it shows samples."""
