@@ -114,16 +114,17 @@ def typical_images(run: RunRecord, patients: Sequence[ShownPatients]) -> list[Fi
             figures.append(_from_noise(samples, direction))
             continue
         found = scored.get(direction.key)
-        figure = _typical_case(found) if found else None
+        has_posts = f"{direction.key}_post" in run.results.metrics
+        figure = _typical_case(found, has_posts) if found else None
         held_out = not run.holds_out_nothing
         figures.append(figure or _latest_sample(samples, direction, held_out=held_out))
 
     return [figure for figure in figures if figure.rows]
 
 
-def _typical_case(found: ShownPatients) -> Figure | None:
+def _typical_case(found: ShownPatients, has_posts: bool) -> Figure | None:
     """The pictures and the score of the stored image with the median score of all test images, or of a
-    test image without a true one; None in runs that kept none.
+    test image without a true one, before the post-steps; None in runs that kept none.
     """
     cases = [(case, case.stored) for case in found.cases if case.stored]
     if found.metrics:
@@ -143,6 +144,8 @@ def _typical_case(found: ShownPatients) -> Figure | None:
             f"The {which} of {count_noun(count, 'test image')}, of"
             f" {case.label}: its {short_metric_name(metric)} is {words.with_unit(value)} at the size of the network. {shown.scale}"
         )
+    if has_posts:
+        caption += " It is shown before the post-steps."
     caption += f" `samples/test/index.json` names its file (`{stored.stem}`)."
     return Figure(found.label, caption, [[(title, image_uri(each)) for title, each in pictures]])
 
