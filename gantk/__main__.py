@@ -56,6 +56,9 @@ def main() -> None:
     sys.unraisablehook = lambda failure: (
         leave() if issubclass(failure.exc_type, KeyboardInterrupt) else default_hook(failure)
     )
+    # before torch is imported: by default its threads wait for each other in loops of milliseconds, so
+    # that two trainings on the same cores would both take ten times as long
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     from gantk.cli import main
 
     main()
