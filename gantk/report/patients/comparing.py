@@ -183,6 +183,7 @@ def write_report(
         answers=answers,
         reason=reason,
         cautions=cautions,
+        unequal=unequal,
         runs=named,
         oriented=all(map(shows_left_and_right, named.values())),
         grids=[*grids(summary)],
