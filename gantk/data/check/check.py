@@ -32,7 +32,7 @@ from gantk.data.check.pairs import (
     pairs_that_do_not_fit,
     show_the_same,
 )
-from gantk.data.check.windows import other_windows
+from gantk.data.check.windows import WHITE, other_windows
 from gantk.data.check.write_table import expect_table, write_table
 from gantk.data.dataset import (
     Data,
@@ -619,8 +619,14 @@ def _pairs_in_words(found: Examination, usage: Study) -> str:
 
 
 def _ct_pictures_in_words(items: Sequence[Inspected]) -> str:
-    """That 8-bit CT has no Hounsfield units; "" without such."""
-    of_8_bits = (item for item in items if item.facts.get("dtype") == "uint8")
-    if any("ct" in map(usual_contrast, item.domains) for item in of_8_bits):
-        return f"8-bit pictures: {NO_UNITS}"
-    return ""
+    """That 8-bit CT has no Hounsfield units, and whether its bone is cut off; "" without such."""
+    pictures = [
+        item.facts
+        for item in items
+        if item.facts.get("dtype") == "uint8" and "ct" in map(usual_contrast, item.domains)
+    ]
+    if not pictures:
+        return ""
+    cut_off = [facts for facts in pictures if facts["range"][1] == WHITE]
+    lost = f". In {len(cut_off)} of {len(pictures)}, a percent or more is white: differences within bone are lost, and no model can bring them back"
+    return f"8-bit pictures: {NO_UNITS}{lost if cut_off else ''}"

@@ -11,7 +11,7 @@ from gantk.terminal import Command, json_option, layout_option, write_json
 
 # a setting that is proposed -> what it is for
 WHY = {
-    "data.leave_out": "   # without the patients that may spoil it",
+    "data.leave_out": "   # without the patients that may spoil it: {left} are left",
     "data.source.mask": "   # scores lesions, too",
 }
 
@@ -92,7 +92,9 @@ def check_command(path, json_file, overwrite, verbose, **options) -> None:
                 label = "or"
             say_next(command, label=label)
             for each in result["settings"]:
-                why = WHY.get(each.partition("=")[0], "")
+                key, _, value = each.partition("=")
+                left = result["patients"] - value.count('"') // 2
+                why = WHY[key].format(left=left)
                 say_next(f"{command} --set {shlex.quote(each)}{why}", label="or")
 
     write_json(json_file, result, overwrite)
