@@ -16,6 +16,8 @@ MASKED = {"air": 10.0, "defense": None, "noise_floor": 0.02, "flat_region": 4.0}
 WITH_AIR = {"air": None, "defense": 0.05, "noise_floor": 0.06, "flat_region": 6.0}
 # no similar slices are matched
 UNMATCHED = dict.fromkeys(("pairs", "source_losses", "source_losses_in_warmup"))
+# patches that see the whole head: without weak pairs, discriminators alone tell which contrast is right
+WHOLE_HEAD = {"discriminator.width": 32, "discriminator.receptive_field": 70}
 
 Proposal = tuple[str, str, dict[str, Any]]  # recipe, reason, keys of [method] to change in it
 
@@ -55,7 +57,8 @@ def plan_unpaired(seen: Any, size: Sequence[int], *, hours: float, dims: int) ->
     else:
         recipe = "dualgan_t1t2"
         if unmatched:
-            changes = UNMATCHED | {"local_ncc": 2.0, "flat_region": background["flat_region"]}
+            changes = UNMATCHED | WHOLE_HEAD
+            changes |= {"local_ncc": 2.0, "flat_region": background["flat_region"]}
 
     changes = {key: value for key, value in background.items() if key != "flat_region"} | changes
     why = "" if seen.method else f"the method is unpaired, because {_why_unpaired(seen)}"
