@@ -285,7 +285,7 @@ def write_model_figures(
         titles = titles_of(label, outputs)
         kinds = dict(zip((INPUT, TRUTH, *models), titles, strict=True)) | {LESION_MASK: LESION}
         units = {score.unit for score in found.results[models[0]].metrics[direction].values()}
-        unit = "HU" if "HU" in units else ""
+        unit = "HU" if "HU" in units else "file's"
         images[label] = [
             ShownImage(
                 labels[patients[image]],
