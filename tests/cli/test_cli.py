@@ -3,8 +3,11 @@
 import functools
 import inspect
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 import tomllib
 from types import SimpleNamespace
 
@@ -204,3 +207,18 @@ def test_json_to_standard_output_leaves_nothing_else_there(
     told = gantk("data", "check", tmp_path / "a", "--set", "data.sorce.patient=x").refused()
 
     assert "there is no key 'sorce'" in told
+
+
+@pytest.mark.parametrize(("own", "used"), [(None, "1000"), ("7", "7")])
+def test_threads_soon_sleep_unless_the_user_decides(own, used):
+    """The variable is read by PyTorch's OpenMP when it is loaded."""
+    program = (
+        "import os, sys; from gantk.__main__ import main; sys.argv = ['gantk', '--version']\n"
+        "try: main()\n"
+        "finally: print('torch' in sys.modules, os.environ['GOMP_SPINCOUNT'])"
+    )
+    variables = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
+    variables |= {"GOMP_SPINCOUNT": own} if own else {}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-2:] == ["False", used]

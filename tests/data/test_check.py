@@ -628,7 +628,7 @@ def test_wrong_records_are_the_fault_of_their_source(written, wrong, says, tmp_p
 
 
 @pytest.mark.parametrize("brighter", [0, 60])
-def test_a_patient_of_another_window_is_named(tmp_path, brighter):
+def test_a_patient_of_another_window_is_named(tmp_path, brighter, gantk):
     for record in phantom(("T1", "T2"), 2, (64, 64), subjects=6, slices=3).records():
         shown = 120 * record.read()[0] / record.read().max()
         if record.subject == "subject-003" and record.domain == "a":
@@ -640,3 +640,18 @@ def test_a_patient_of_another_window_is_named(tmp_path, brighter):
     told = [each["files"] for each in result["problems"] if each["kind"] == "windows"]
     assert told == [["subject-003"]] * bool(brighter)
     assert result["settings"] == ['data.leave_out=["subject-003"]'] * bool(brighter)
+    assert ("5 are left" in gantk("data", "check", tmp_path).out) == bool(brighter)
+
+
+@pytest.mark.parametrize("white", [255, 240])
+def test_bone_of_pictures_that_is_cut_off_is_told(tmp_path, white):
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        shown = rng.uniform(0, 800, (32, 32))
+        shown[:4] = 4 * white
+        save_slice(tmp_path / f"p{number}" / "CT.png", shown)
+        save_slice(tmp_path / f"p{number}" / "MR.png", rng.uniform(0, 800, (32, 32)))
+
+    told = check(tmp_path)["summary"]["CT"]
+    assert told.startswith("8-bit pictures")
+    assert ("In 4 of 4" in told) == (white == 255)

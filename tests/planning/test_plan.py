@@ -172,6 +172,11 @@ def test_time_decides_size_and_steps(tmp_path, instant_trials):
     assert short["train"]["steps"] < long["train"]["steps"] == 4_000
 
 
+@pytest.mark.parametrize(("hours", "told"), [(1e-4, True), (10, False)])
+def test_a_time_that_is_too_short_is_told(tmp_path, instant_trials, hours, told):
+    assert ("too few to learn from" in plan(pictures(tmp_path), hours=hours)) == told
+
+
 def test_the_steps_of_the_baseline_are_within_the_time_too(tmp_path, instant_trials):
     tables = tomllib.loads(plan(pictures(tmp_path), hours=0.02))
     step_s = 0.02 * np.prod(tables["data"]["size"]) / 4096  # of `instant_trials`
