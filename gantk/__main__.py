@@ -58,7 +58,8 @@ def main() -> None:
     )
     # before torch is imported: its threads would wait for each other in loops of milliseconds, and two
     # trainings on the same cores take 1.7 times as long as without
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     from gantk.cli import main
 
     main()
