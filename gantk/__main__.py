@@ -57,7 +57,7 @@ def main() -> None:
         leave() if issubclass(failure.exc_type, KeyboardInterrupt) else default_hook(failure)
     )
     # before torch is imported: its threads would wait for each other in loops of milliseconds, and two
-    # trainings on the same cores take 1.7 times as long as without
+    # trainings on the same cores would take 1.7 times as long
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     from gantk.cli import main
