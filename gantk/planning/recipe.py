@@ -40,7 +40,7 @@ MAX_BASELINE_STEPS = 3000
 BASELINE_BATCH = 8
 # more steps gain little, unless they are fewer than MAX_EPOCHS epochs
 MAX_TIMES_USUAL_STEPS = 10
-FEWEST_STEPS = 50  # planned, however little time there is
+MIN_PLANNED_STEPS = 50  # however little time there is
 MAX_EPOCHS = 1000
 SHORT_TRAINING_STEPS = 1500  # fewer need a larger learning rate
 # problems of `data check` that the recipe solves
@@ -266,7 +266,7 @@ def _choose(
         share = _batch(seen) / (_batch(seen) + BASELINE_BATCH)
         in_time -= _baseline_steps(int(in_time * share))
     enough = max(usual, MAX_EPOCHS * _image_count(seen) // _batch(seen))
-    steps = int(min(MAX_TIMES_USUAL_STEPS * usual, enough, max(FEWEST_STEPS, in_time)))
+    steps = int(min(MAX_TIMES_USUAL_STEPS * usual, enough, max(MIN_PLANNED_STEPS, in_time)))
 
     def lines(most: int) -> Lines:
         count = min(steps, most)
@@ -484,7 +484,7 @@ def _text(seen: Scans, lines: Lines, hours: float) -> str:
     size = " x ".join(map(str, lines["data.size"][0]))
     steps = lines["train.steps"][0]
     facts["train"] = f"{steps:,} steps at {size} pixels"
-    if steps <= FEWEST_STEPS:
+    if steps <= MIN_PLANNED_STEPS:
         facts["train"] += ", too few to learn from: they are the fewest; give more --hours"
     out = [f"# Made by `gantk plan` for a run of {duration(3600 * hours)}. It found:"]
     for key, text in facts.items():

@@ -57,8 +57,8 @@ def plan_unpaired(seen: Any, size: Sequence[int], *, hours: float, dims: int) ->
     else:
         recipe = "dualgan_t1t2"
         if unmatched:
-            changes = UNMATCHED | WHOLE_HEAD
-            changes |= {"local_ncc": 2.0, "flat_region": background["flat_region"]}
+            structure = {"local_ncc": 2.0, "flat_region": background["flat_region"]}
+            changes = UNMATCHED | WHOLE_HEAD | structure
 
     changes = {key: value for key, value in background.items() if key != "flat_region"} | changes
     why = "" if seen.method else f"the method is unpaired, because {_why_unpaired(seen)}"

@@ -627,6 +627,10 @@ def _ct_pictures_in_words(items: Sequence[Inspected]) -> str:
     ]
     if not pictures:
         return ""
-    cut_off = [facts for facts in pictures if facts["range"][1] == WHITE]
-    lost = f". In {len(cut_off)} of {len(pictures)}, a percent or more is white: differences within bone are lost, and no model can bring them back"
-    return f"8-bit pictures: {NO_UNITS}{lost if cut_off else ''}"
+    said = f"8-bit pictures: {NO_UNITS}"
+    if cut_off := sum(facts["range"][1] == WHITE for facts in pictures):
+        said += (
+            f". In {cut_off} of {len(pictures)}, a percent or more is white: differences within bone are"
+            " lost, and no model can bring them back"
+        )
+    return said

@@ -91,10 +91,10 @@ def check_command(path, json_file, overwrite, verbose, **options) -> None:
                 say_next(f"{first} --table pairs.csv")
                 label = "or"
             say_next(command, label=label)
+            odd = {patient for problem in problems for patient in problem.leave_out}
+            left = result["patients"] - len(odd)
             for each in result["settings"]:
-                key, _, value = each.partition("=")
-                left = result["patients"] - value.count('"') // 2
-                why = WHY[key].format(left=left)
+                why = WHY[each.partition("=")[0]].format(left=left)
                 say_next(f"{command} --set {shlex.quote(each)}{why}", label="or")
 
     write_json(json_file, result, overwrite)

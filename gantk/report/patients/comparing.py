@@ -285,6 +285,7 @@ def write_model_figures(
         titles = titles_of(label, outputs)
         kinds = dict(zip((INPUT, TRUTH, *models), titles, strict=True)) | {LESION_MASK: LESION}
         units = {score.unit for score in found.results[models[0]].metrics[direction].values()}
+        # without a unit, errors are percents from black to white, as those of files are
         unit = "HU" if "HU" in units else "file's"
         images[label] = [
             ShownImage(
